@@ -1,0 +1,460 @@
+"""The one configuration of a run: typed, frozen, documented field by field.
+
+Values arrive as text (a preset, `--set`, papermill's `-r`) or already typed (a notebook's cell, papermill's `-p`).
+Text is read by the field's own type, so `run=007` is the run "007" and `learning_rate=1e-4` a number; every problem
+is reported in one message. `POLICY` says of each field what a resumed session may change.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from kaggle_lib.errors import ConfigError, ResumeError
+
+PRESETS = Path(__file__).parent / "presets"
+RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+# May a later session of the same run change it? "same": it must be equal, because the weights depend on it.
+# "free": it may change and changes no bit of the weights (`processes`: equal to rounding, which is said).
+Policy = Literal["same", "free"]
+
+
+def option(default: Any, description: str, policy: Policy, **limits: Any) -> Any:
+    """A field with its help and its resume policy. `...` as the default means that it has to be given."""
+    return Field(default, description=description, json_schema_extra={"policy": policy}, **limits)
+
+
+class RunConfig(BaseModel):
+    """Everything that defines a run. The descriptions below are the help and the documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    run: str = option(..., "The run's name: letters, digits, dot, dash, underscore; at most 64.", "same")
+    store: str = option("store", "Where checkpoints outlive the machine: a folder.", "free")
+    work_dir: str = option(
+        "work", "Where the run folder lies on this machine; may be lost at any time.", "free"
+    )
+
+    strategy: Literal["peft"] = option("peft", "How the model is loaded and adapted.", "same")
+    base_model: str = option(
+        ..., "The base model: a Hub id, a local folder, or `sample` (tiny, made from the seed).", "same"
+    )
+    revision: str | None = option(None, "Commit or branch of the base model on the Hub.", "same")
+    quantization: Literal["nf4", "none"] = option(
+        "nf4", "How the frozen base weights are kept: nf4 (4 bit, double quantisation) or none.", "same"
+    )
+    precision: Literal["fp16", "bf16", "fp32"] = option(
+        "fp16", "Arithmetic of forward and backward; adapters and optimizer are always fp32.", "same"
+    )
+
+    data: str = option(
+        ...,
+        "The corpus: a CSV, JSONL or Parquet file, a folder with one, a Kaggle dataset `owner/name` that is "
+        "attached, or `sample` (ships with the package).",
+        "same",
+    )
+    question_column: str = option("Questions", "Column with what the user says.", "same")
+    answer_column: str = option("Answers", "Column with what the assistant answers.", "same")
+    system_prompt: str | None = option(None, "System prompt of every example; none unless set.", "same")
+    conversations: Literal["pairs"] = option("pairs", "One example is one question with its answer.", "same")
+    rows: int | None = option(
+        None, "Train on this many curated rows, chosen by the seed; all unless set.", "same", ge=1
+    )
+    validation_fraction: float = option(
+        0.05, "Share of the rows, whole dialogues, for the curve and the best step.", "same", ge=0, lt=1
+    )
+    test_fraction: float = option(
+        0.05, "Share of the rows, whole dialogues, for `evaluate` and the report.", "same", ge=0, lt=1
+    )
+
+    train_batch_size: int = option(4, "Samples of one optimizer step, over all processes.", "same", ge=1)
+    max_length: int = option(
+        4096, "Longest example in tokens; longer ones lose the start of the prompt.", "same", ge=16
+    )
+    epochs: float = option(2.0, "Passes over the training rows (a fraction is allowed).", "same", gt=0)
+    max_steps: int | None = option(
+        None, "End after this many optimizer steps instead of `epochs`.", "same", ge=1
+    )
+    learning_rate: float = option(2e-4, "Peak learning rate.", "same", gt=0)
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = option(
+        "cosine", "Shape of the learning rate after the warm-up.", "same"
+    )
+    warmup_ratio: float = option(
+        0.03, "Share of all steps in which the learning rate rises.", "same", ge=0, lt=1
+    )
+    optim: Literal["adamw_torch", "adamw_8bit"] = option("adamw_8bit", "The optimizer.", "same")
+    weight_decay: float = option(0.0, "AdamW's weight decay.", "same", ge=0)
+    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm.", "same", gt=0)
+    seed: int = option(
+        42, "Seed of the split, the order, the adapter's start and dropout.", "same", ge=0, lt=2**31
+    )
+
+    lora_r: int = option(16, "Rank of the LoRA matrices.", "same", ge=1)
+    lora_alpha: int = option(32, "LoRA's scale is alpha / r.", "same", ge=1)
+    lora_dropout: float = option(0.05, "Dropout before the LoRA matrices.", "same", ge=0, lt=1)
+    lora_bias: Literal["none"] = option("none", "Biases are not trained.", "same")
+    lora_target_modules: tuple[str, ...] = option(
+        ("q_proj", "k_proj", "v_proj", "o_proj"), "Names of the adapted linear layers.", "same", min_length=1
+    )
+
+    recomputation: Literal["auto", "full", "none"] = option(
+        "auto",
+        "Recompute activations in the backward pass: auto (on a GPU, not on a CPU), full or none.",
+        "free",
+    )
+    padding_free: bool = option(
+        True, "Join a micro-batch's samples in one row without padding; false pads them.", "same"
+    )
+    token_budget: int | Literal["auto"] = option(
+        "auto",
+        "Most tokens in a micro-batch of several samples; auto: those of one sample of max_length.",
+        "same",
+    )
+    min_micro_batches: int = option(
+        2,
+        "Cut a step into at least this many micro-batches (as far as it has samples), for as many processes to share.",
+        "same",
+        ge=1,
+    )
+    processes: int | Literal["auto"] = option(
+        "auto", "Training processes: auto is one per GPU, or one. Another number: equal to rounding.", "free"
+    )
+
+    save_steps: int = option(50, "A checkpoint every so many steps.", "free", ge=1)
+    eval_steps: int = option(
+        50, "Validation every so many steps; 0: off. Changes nothing of the training.", "free", ge=0
+    )
+    eval_rows: int = option(
+        64, "Validation rows that are scored each time, always the same ones.", "free", ge=1
+    )
+    logging_steps: int = option(10, "A line of progress every so many steps.", "free", ge=1)
+    keep: int = option(2, "Checkpoints that stay in the run folder and on the store.", "free", ge=1)
+
+    session_hours: float | None = option(
+        None, "Hours after which the session saves and pauses; no limit unless set.", "free", gt=0
+    )
+    hang_minutes: float = option(
+        5.0,
+        "Minutes without a sign of life in training before the workers are ended and started again.",
+        "free",
+        gt=0,
+    )
+    lease_wait_minutes: float = option(
+        15.0, "Minutes to wait for another session's lease before giving up (exit code 75).", "free", ge=0
+    )
+    take_over: str | None = option(None, "Id of the session whose lease is taken over.", "free")
+    allow_code_change: bool = option(
+        False, "Resume though this library's data, strategy or training code has changed.", "free"
+    )
+
+    @classmethod
+    def create(cls, values: Mapping[str, object]) -> Self:
+        """The configuration of `values` (text or typed); fields that were given are in `model_fields_set`.
+
+        Raises ConfigError with every problem: unknown names with the nearest known one, values of the wrong type,
+        values out of range, values that contradict each other.
+        """
+        return cls._build(*parse(values))
+
+    @classmethod
+    def _build(cls, parsed: dict[str, object], problems: list[str]) -> Self:
+        broken = {problem.split(":")[0] for problem in problems}
+        try:
+            config = cls.model_validate(parsed)
+        except ValidationError as error:
+            for item in error.errors():
+                name = str(item["loc"][0])
+                if name in broken:
+                    continue
+                broken.add(name)
+                if item["type"] == "missing":
+                    problems.append(f"{name}: missing. {cls.model_fields[name].description}")
+                else:
+                    problems.append(f"{name}: {_lower(item['msg'])}, not {item['input']!r}")
+            raise ConfigError(problems) from None
+        problems += config._contradictions()
+        if problems:
+            raise ConfigError(problems)
+        return config
+
+    def _contradictions(self) -> list[str]:
+        found = []
+        if not RUN_NAME.fullmatch(self.run) or self.run in (".", ".."):
+            found.append(
+                f"run: {self.run!r} is no run name. Use letters, digits, dot, dash, underscore; at most 64"
+            )
+        if self.validation_fraction + self.test_fraction >= 1:
+            found.append("validation_fraction: with test_fraction it leaves no rows to train on")
+        if isinstance(self.token_budget, int) and self.token_budget < 1:
+            found.append(f"token_budget: should be auto or at least 1, not {self.token_budget}")
+        if isinstance(self.processes, int):
+            if self.processes < 1:
+                found.append(f"processes: should be auto or at least 1, not {self.processes}")
+            elif self.processes > self.train_batch_size:
+                found.append(
+                    f"processes: {self.processes} processes cannot share a step of {self.train_batch_size} samples"
+                )
+        if "://" not in self.store:
+            store, work = Path(self.store).absolute() / self.run, Path(self.work_dir).absolute() / self.run
+            if store == work or store in work.parents or work in store.parents:
+                found.append(
+                    f"store: {self.store!r} and work_dir {self.work_dir!r} lie in each other; use two folders"
+                )
+        elif not self.store.startswith("hf://"):
+            found.append(f"store: {self.store!r} is neither a folder nor hf://user/repo")
+        else:
+            found.append(f"store: {self.store!r}: this version stores in folders only")
+        return found
+
+    def frozen(self) -> dict[str, Any]:
+        """The values that define the weights, as JSON types: equal in every session of a run."""
+        values = self.model_dump(mode="json")
+        return {name: values[name] for name in values if POLICY[name] == "same"}
+
+    def given(self) -> dict[str, Any]:
+        """Only what was given, as JSON types."""
+        return self.model_dump(mode="json", include=self.model_fields_set)
+
+
+POLICY: dict[str, Policy] = {
+    name: typing.cast(dict[str, Policy], field.json_schema_extra)["policy"]
+    for name, field in RunConfig.model_fields.items()
+}
+
+# What a session records of its machine; a change is noted and ends the bit-for-bit claim from there.
+RECORDED = ("torch", "cuda", "gpu", "python", "transformers", "peft", "trl", "bitsandbytes")
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:].removesuffix(".")
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The plain types a field allows, Literals as they are: `int | Literal["auto"]` gives both."""
+    if typing.get_origin(annotation) is Annotated:
+        return _kinds(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return [kind for part in typing.get_args(annotation) for kind in _kinds(part)]
+    return [annotation]
+
+
+TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
+
+
+def _read(name: str, field: FieldInfo, value: object) -> object:
+    """`value` as the field's type. Raises ValueError saying what was expected."""
+    kinds = _kinds(field.annotation)
+    literals = [
+        choice for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)
+    ]
+    if isinstance(value, str):
+        if value in literals:
+            return value
+        text = value.strip()
+        if type(None) in kinds and text == "":
+            return None
+        if bool in kinds and text.lower() in TRUE + FALSE:
+            return text.lower() in TRUE
+        if int in kinds and re.fullmatch(r"[+-]?[0-9]+", text):
+            return int(text)
+        if float in kinds and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
+            return _finite(float(text))
+        if str in kinds:
+            return value
+        if any(typing.get_origin(kind) is tuple for kind in kinds):
+            return tuple(part.strip() for part in text.split(",") if part.strip())
+    elif value is None and type(None) in kinds:
+        return None
+    elif isinstance(value, bool):
+        if bool in kinds:
+            return value
+    elif isinstance(value, int):
+        if int in kinds:
+            return value
+        if float in kinds:
+            return float(value)
+    elif isinstance(value, float) and float in kinds:
+        return _finite(value)
+    elif isinstance(value, (list, tuple)) and any(typing.get_origin(kind) is tuple for kind in kinds):
+        return tuple(value)
+    elif isinstance(value, Path) and str in kinds:
+        return str(value)
+    if str in kinds and isinstance(value, (bool, int, float)):
+        raise ValueError(
+            f"is text, and {value!r} came as {type(value).__name__}, so its spelling may be lost; "
+            f'quote it in a notebook, and with papermill use `-r {name} "{value}"` instead of -p'
+        )
+    raise ValueError(f"should be {_expected(kinds, literals)}, not {value!r}")
+
+
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        raise ValueError(f"should be a finite number, not {number}")
+    return number
+
+
+def _expected(kinds: list[Any], literals: list[Any]) -> str:
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        type(None): "empty",
+    }
+    words = [names[kind] for kind in kinds if kind in names]
+    words += ["a list of names"] if any(typing.get_origin(kind) is tuple for kind in kinds) else []
+    return " or ".join([*(repr(choice) for choice in literals), *words])
+
+
+def parse(values: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
+    """The typed values, and a line for each that cannot be read."""
+    parsed: dict[str, object] = {}
+    problems = []
+    for name, value in values.items():
+        field = RunConfig.model_fields.get(name)
+        if field is None:
+            problems.append(f"{name}: there is no such key{nearest(name)}")
+            continue
+        try:
+            parsed[name] = _read(name, field, value)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    return parsed, problems
+
+
+def nearest(name: str) -> str:
+    """`; did you mean …?` for a misspelt key, or nothing."""
+    close = difflib.get_close_matches(name.lower(), RunConfig.model_fields, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+class _TextLoader(yaml.BaseLoader):
+    """YAML without implicit types (`1e-4`, `007`, `off` stay text), and with doubled keys refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise ConfigError([f"line {key.start_mark.line + 1}: {key.value!r} stands there twice"])
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_file(path: Path) -> dict[str, object]:
+    """The values of a YAML file, as text. Raises ConfigError where it is no file of `key: value` lines."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _TextLoader)  # a BaseLoader: text only
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([f"{path}: is not UTF-8 text"]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: is not YAML ({' '.join(str(error).split())})"]) from None
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    if content in (None, ""):
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError([f"{path}: should hold `key: value` lines"])
+    return content
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def read_preset(name: str) -> dict[str, object]:
+    """A preset's values, as text. Raises ConfigError naming the known ones."""
+    if name not in preset_names():
+        raise ConfigError([f"preset: {name!r} is not one of {', '.join(preset_names())}"])
+    return read_file(PRESETS / f"{name}.yaml")
+
+
+def read_assignments(assignments: list[str]) -> dict[str, object]:
+    """`key=value` words of the command line. Raises ConfigError for a word without `=` or a key given twice."""
+    values: dict[str, object] = {}
+    problems = []
+    for word in assignments:
+        name, equals, value = word.partition("=")
+        if not equals:
+            problems.append(f"--set {word}: should be key=value")
+        elif name in values:
+            problems.append(f"--set {word}: {name} is given twice")
+        else:
+            values[name] = value
+    if problems:
+        raise ConfigError(problems)
+    return values
+
+
+def merge(frozen: RunConfig, given: Mapping[str, object]) -> RunConfig:
+    """The configuration of a session that resumes: the run's own, and on top what may change and was given.
+
+    Raises ResumeError naming every given value that contradicts the frozen one, with both.
+    """
+    parsed, problems = parse(given)
+    if problems:
+        raise ConfigError(problems)
+    was = frozen.model_dump()
+    contradictions = [
+        f"{name}: this run has {was[name]!r}, you gave {value!r}"
+        for name, value in parsed.items()
+        if POLICY[name] == "same" and value != was[name]
+    ]
+    if contradictions:
+        raise ResumeError(
+            [f"{line}. Leave it out to go on, or start another run (run=NAME)" for line in contradictions],
+            title=f"run {frozen.run!r} has begun with other values",
+        )
+    free = {name: value for name, value in parsed.items() if POLICY[name] == "free"}
+    return RunConfig._build({**was, **free}, [])
+
+
+def fingerprint(config: RunConfig, code: str) -> str:
+    """sha256 over all that decides the weights: the frozen values and the hash of our code."""
+    text = json.dumps({"config": config.frozen(), "code": code}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def code_hash() -> str:
+    """sha256 over this library's code that decides the weights: `data/`, `strategies/`, `training/`."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for room in ("data", "strategies", "training"):
+        for path in sorted((root / room).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def describe() -> list[tuple[str, str, str, str]]:
+    """(name, values it takes, default, description) of every field: the help and the docs print this."""
+    rows = []
+    for name, field in RunConfig.model_fields.items():
+        kinds = _kinds(field.annotation)
+        literals = [
+            choice for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)
+        ]
+        default = "required" if field.is_required() else _shown(field.default)
+        rows.append((name, _expected(kinds, literals).replace("'", ""), default, field.description or ""))
+    return rows
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,86 @@
+"""The events of a run: one JSON line each, one file a session. Live view, ledger, curve and report read them.
+
+| event | written by | fields beside `event`, `time`, `session`, `attempt` |
+|---|---|---|
+| session | supervisor | `from_step`, `resumed_from` (null: fresh), `host`, `processes` |
+| phase | worker | `phase` (load, train, save, evaluate); load carries `versions` |
+| step | worker | `step`, `samples`, `loss`, `lr`, `grad_norm`, `tokens`, `seconds`, `memory` (bytes), `total_steps`, `epoch` |
+| evaluation | worker | `step`, `bits_per_byte`, `nll`, `bytes`, `tokens`, `rows`, `seconds`, `best_step` |
+| save | worker | `step`, `seconds`, `bytes` |
+| upload | supervisor | `step`, `seconds`, `bytes` |
+| warning | both | `message` |
+| end | supervisor | `outcome`, `reason`, `step` (of the newest checkpoint), `on_store` (step, or null) |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kaggle_lib.files import append_line
+
+Event = dict[str, Any]
+
+
+def now() -> str:
+    """ISO 8601 in UTC, with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds_between(start: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+
+
+class EventLog:
+    """Appends to one session's file; the supervisor and the worker's rank 0 both hold one."""
+
+    def __init__(self, folder: Path, session: str, attempt: int = 0) -> None:
+        self.path = folder / f"{session}.jsonl"
+        self.session, self.attempt = session, attempt
+        folder.mkdir(parents=True, exist_ok=True)
+        # A killed writer may have left half a line; the next event starts on a line of its own.
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n") and self.path.stat().st_size:
+            append_line(self.path, "")
+
+    def write(self, event: str, **fields: Any) -> Event:
+        line = {"event": event, "time": now(), "session": self.session, "attempt": self.attempt, **fields}
+        append_line(self.path, json.dumps(line, ensure_ascii=False))
+        return line
+
+
+def read(path: Path) -> Iterator[Event]:
+    """The events of one file; a line torn by a kill is left out."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in content.split(b"\n"):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and "event" in event:
+            yield event
+
+
+def read_all(folder: Path) -> list[Event]:
+    """All sessions' events in the order in which they happened (session ids begin with their start time)."""
+    return [event for path in sorted(folder.glob("*.jsonl")) for event in read(path)]
+
+
+def curve(events: Iterable[Event], kind: str = "step") -> list[Event]:
+    """One event a step, in order: a step done again replaces the earlier one."""
+    by_step = {event["step"]: event for event in events if event["event"] == kind}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def copy_until(source: Path, target: Path, step: int) -> None:
+    """Copy all segments without the steps beyond `step`: what a checkpoint carries."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.glob("*.jsonl")):
+        kept = [event for event in read(path) if event.get("step", 0) <= step or event["event"] == "end"]
+        text = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in kept)
+        (target / path.name).write_text(text, encoding="utf-8")

@@ -1,0 +1,130 @@
+"""The run folder: the only thing that passes between the supervisor and the worker."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kaggle_lib.files import read_json, write_json, write_text
+
+STEP_FOLDER = re.compile(r"step-([0-9]{8})")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside `work_dir/<run>/`; every file there can be looked at by a person."""
+
+    root: Path
+
+    @property
+    def run_json(self) -> Path:
+        """Frozen configuration, session, where to resume: written by the supervisor before each launch."""
+        return self.root / "run.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events"
+
+    @property
+    def heartbeat(self) -> Path:
+        """Touched after every micro-batch by rank 0; its text is the phase."""
+        return self.root / "heartbeat"
+
+    @property
+    def outcome(self) -> Path:
+        """How the worker ended, in its own words; not there: it was killed."""
+        return self.root / "outcome"
+
+    @property
+    def save_request(self) -> Path:
+        return self.root / "save"
+
+    @property
+    def stop_request(self) -> Path:
+        return self.root / "stop"
+
+    @property
+    def adapter(self) -> Path:
+        """The final adapter, as plain PEFT reads it."""
+        return self.root / "adapter"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluation"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    @property
+    def cache(self) -> Path:
+        """Tokenised rows by fingerprint; shared by all runs of one work_dir, made anew when it is gone."""
+        return self.root.parent / ".cache"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of all checkpoint folders, finished or not, newest first."""
+        if not self.checkpoints.is_dir():
+            return []
+        found = (STEP_FOLDER.fullmatch(path.name) for path in self.checkpoints.iterdir())
+        return sorted((int(match[1]) for match in found if match), reverse=True)
+
+    def create(self) -> None:
+        for path in (self.checkpoints, self.events):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def read_run(self) -> dict[str, Any]:
+        return dict(read_json(self.run_json))
+
+    def beat(self, phase: str) -> None:
+        self.heartbeat.write_text(phase, encoding="utf-8")
+
+    def write_outcome(self, outcome: dict[str, Any]) -> None:
+        write_json(self.outcome, outcome)
+
+    def read_outcome(self) -> dict[str, Any] | None:
+        try:
+            return dict(read_json(self.outcome))
+        except FileNotFoundError:
+            return None
+
+    def request(self, path: Path) -> None:
+        write_text(path, "")
+
+    def clear_requests(self) -> None:
+        for path in (self.save_request, self.stop_request, self.outcome, self.heartbeat):
+            path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename a damaged checkpoint's folder so that it is kept and no longer counts; returns the new path."""
+    for target in _names(path, why):
+        if not target.exists():
+            return path.rename(target)
+    raise AssertionError("unreachable")
+
+
+def _names(path: Path, why: str) -> Iterator[Path]:
+    number = 0
+    while True:
+        number += 1
+        yield path.with_name(f"{path.name}.{why}-{number}")
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Put a copy of `source` at `target`; what was there before goes only when the copy is complete."""
+    aside = target.with_name(f".{target.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(source, aside)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
