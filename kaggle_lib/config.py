@@ -44,9 +44,7 @@ class RunConfig(BaseModel):
 
     run: str = option(..., "The run's name: letters, digits, dot, dash, underscore; at most 64.", "same")
     store: str = option("store", "Where checkpoints outlive the machine: a folder.", "free")
-    work_dir: str = option(
-        "work", "Where the run folder lies on this machine; may be lost at any time.", "free"
-    )
+    work_dir: str = option("work", "Where the run folder lies on this machine; may be lost at any time.", "free")
 
     strategy: Literal["peft"] = option("peft", "How the model is loaded and adapted.", "same")
     base_model: str = option(
@@ -85,22 +83,16 @@ class RunConfig(BaseModel):
         4096, "Longest example in tokens; longer ones lose the start of the prompt.", "same", ge=16
     )
     epochs: float = option(2.0, "Passes over the training rows (a fraction is allowed).", "same", gt=0)
-    max_steps: int | None = option(
-        None, "End after this many optimizer steps instead of `epochs`.", "same", ge=1
-    )
+    max_steps: int | None = option(None, "End after this many optimizer steps instead of `epochs`.", "same", ge=1)
     learning_rate: float = option(2e-4, "Peak learning rate.", "same", gt=0)
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = option(
         "cosine", "Shape of the learning rate after the warm-up.", "same"
     )
-    warmup_ratio: float = option(
-        0.03, "Share of all steps in which the learning rate rises.", "same", ge=0, lt=1
-    )
+    warmup_ratio: float = option(0.03, "Share of all steps in which the learning rate rises.", "same", ge=0, lt=1)
     optim: Literal["adamw_torch", "adamw_8bit"] = option("adamw_8bit", "The optimizer.", "same")
     weight_decay: float = option(0.0, "AdamW's weight decay.", "same", ge=0)
     max_grad_norm: float = option(1.0, "Gradients are clipped to this norm.", "same", gt=0)
-    seed: int = option(
-        42, "Seed of the split, the order, the adapter's start and dropout.", "same", ge=0, lt=2**31
-    )
+    seed: int = option(42, "Seed of the split, the order, the adapter's start and dropout.", "same", ge=0, lt=2**31)
 
     lora_r: int = option(16, "Rank of the LoRA matrices.", "same", ge=1)
     lora_alpha: int = option(32, "LoRA's scale is alpha / r.", "same", ge=1)
@@ -137,9 +129,7 @@ class RunConfig(BaseModel):
     eval_steps: int = option(
         50, "Validation every so many steps; 0: off. Changes nothing of the training.", "free", ge=0
     )
-    eval_rows: int = option(
-        64, "Validation rows that are scored each time, always the same ones.", "free", ge=1
-    )
+    eval_rows: int = option(64, "Validation rows that are scored each time, always the same ones.", "free", ge=1)
     logging_steps: int = option(10, "A line of progress every so many steps.", "free", ge=1)
     keep: int = option(2, "Checkpoints that stay in the run folder and on the store.", "free", ge=1)
 
@@ -193,9 +183,7 @@ class RunConfig(BaseModel):
     def _contradictions(self) -> list[str]:
         found = []
         if not RUN_NAME.fullmatch(self.run) or self.run in (".", ".."):
-            found.append(
-                f"run: {self.run!r} is no run name. Use letters, digits, dot, dash, underscore; at most 64"
-            )
+            found.append(f"run: {self.run!r} is no run name. Use letters, digits, dot, dash, underscore; at most 64")
         if self.validation_fraction + self.test_fraction >= 1:
             found.append("validation_fraction: with test_fraction it leaves no rows to train on")
         if isinstance(self.token_budget, int) and self.token_budget < 1:
@@ -210,9 +198,7 @@ class RunConfig(BaseModel):
         if "://" not in self.store:
             store, work = Path(self.store).absolute() / self.run, Path(self.work_dir).absolute() / self.run
             if store == work or store in work.parents or work in store.parents:
-                found.append(
-                    f"store: {self.store!r} and work_dir {self.work_dir!r} lie in each other; use two folders"
-                )
+                found.append(f"store: {self.store!r} and work_dir {self.work_dir!r} lie in each other; use two folders")
         elif not self.store.startswith("hf://"):
             found.append(f"store: {self.store!r} is neither a folder nor hf://user/repo")
         else:
@@ -257,9 +243,7 @@ TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
 def _read(name: str, field: FieldInfo, value: object) -> object:
     """`value` as the field's type. Raises ValueError saying what was expected."""
     kinds = _kinds(field.annotation)
-    literals = [
-        choice for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)
-    ]
+    literals = [choice for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)]
     if isinstance(value, str):
         if value in literals:
             return value
@@ -444,9 +428,7 @@ def describe() -> list[tuple[str, str, str, str]]:
     rows = []
     for name, field in RunConfig.model_fields.items():
         kinds = _kinds(field.annotation)
-        literals = [
-            choice for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)
-        ]
+        literals = [choice for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)]
         default = "required" if field.is_required() else _shown(field.default)
         rows.append((name, _expected(kinds, literals).replace("'", ""), default, field.description or ""))
     return rows

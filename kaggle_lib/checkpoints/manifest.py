@@ -68,9 +68,7 @@ class Manifest(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise CheckpointError(
-                f"{folder.name}: {NAME} is missing, so the save was never finished."
-            ) from None
+            raise CheckpointError(f"{folder.name}: {NAME} is missing, so the save was never finished.") from None
         except ValidationError:
             raise CheckpointError(f"{folder.name}: {NAME} is not a manifest.") from None
 
