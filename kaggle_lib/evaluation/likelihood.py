@@ -132,7 +132,7 @@ def _score_batch(model: Any, rows: Sequence[Mapping[str, Any]], pad_id: int, eot
         input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, logits_to_keep=keep
     ).logits  # (rows, keep, vocabulary)
     nll = torch.zeros((len(rows), longest), dtype=torch.float64)
-    for chunk in scored.split(CHUNK):
+    for chunk in torch.split(scored, CHUNK):
         row, column = chunk.unbind(1)
         piece = logits[row.to(device), (column - (longest - keep)).to(device)].float()
         wanted = targets[row, column].to(device).unsqueeze(1)
