@@ -120,12 +120,12 @@ def _score_batch(model: Any, rows: Sequence[Mapping[str, Any]], pad_id: int, eot
     ids = torch.full((len(rows), longest), pad_id)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
     targets = torch.full((len(rows), longest), IGNORED)
-    for number, row in enumerate(rows):
+    for place, row in enumerate(rows):
         length = len(row["input_ids"])
-        ids[number, :length] = torch.tensor(row["input_ids"])
-        mask[number, :length] = 1
+        ids[place, :length] = torch.tensor(row["input_ids"])
+        mask[place, :length] = 1
         # The logits at a position predict the next token, so the labels move one to the left.
-        targets[number, : length - 1] = torch.tensor(row["labels"][1:])
+        targets[place, : length - 1] = torch.tensor(row["labels"][1:])
     scored = (targets != IGNORED).nonzero()
     keep = longest - int(scored[:, 1].min()) if len(scored) else 1
     logits = model(
@@ -133,19 +133,19 @@ def _score_batch(model: Any, rows: Sequence[Mapping[str, Any]], pad_id: int, eot
     ).logits  # (rows, keep, vocabulary)
     nll = torch.zeros((len(rows), longest), dtype=torch.float64)
     for chunk in torch.split(scored, CHUNK):
-        row, column = chunk.unbind(1)
-        piece = logits[row.to(device), (column - (longest - keep)).to(device)].float()
-        wanted = targets[row, column].to(device).unsqueeze(1)
-        nll[row, column] = (piece.logsumexp(1) - piece.gather(1, wanted).squeeze(1)).double().cpu()
+        number, column = chunk.unbind(1)
+        piece = logits[number.to(device), (column - (longest - keep)).to(device)].float()
+        wanted = targets[number, column].to(device).unsqueeze(1)
+        nll[number, column] = (piece.logsumexp(1) - piece.gather(1, wanted).squeeze(1)).double().cpu()
     ends = targets == eot_id
     answer = (targets != IGNORED) & ~ends
     return [
         RowScore(
             id=row["id"],
-            nll=float(nll[number][answer[number]].sum()),
-            tokens=int(answer[number].sum()),
+            nll=float(nll[place][answer[place]].sum()),
+            tokens=int(answer[place].sum()),
             bytes=row["answer_bytes"],
-            eot_nll=float(nll[number][ends[number]].sum()),
+            eot_nll=float(nll[place][ends[place]].sum()),
         )
-        for number, row in enumerate(rows)
+        for place, row in enumerate(rows)
     ]
