@@ -1,0 +1,140 @@
+"""Start the workers, watch them, end them, and leave no orphan. Imports no torch.
+
+The launcher and its workers get a session of their own, so a Ctrl-C in the terminal or a notebook's interrupt reaches
+only the supervisor; a killed supervisor takes them with it by the kernel's parent-death signal.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from kaggle_lib.runs.folder import RunFolder
+
+PR_SET_PDEATHSIG = 1
+# Minutes without a heartbeat before a phase counts as hung; `train` is the configuration's `hang_minutes`.
+PHASE_MINUTES = {"start": 20.0, "load": 20.0, "save": 20.0, "evaluate": 20.0}
+
+
+def _die_with_parent() -> Callable[[], None]:
+    """A preexec function; the library is looked up before the fork, where nothing may be imported any more."""
+    prctl = ctypes.CDLL(None).prctl
+
+    def preexec() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return preexec
+
+
+def descendants(pid: int) -> list[int]:
+    """Every descendant of `pid`, also those in other sessions, from /proc."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                # The command's name may hold spaces and parentheses: fields begin after the last one.
+                parent = int((entry / "stat").read_text(errors="replace").rpartition(") ")[2].split()[1])
+            except (OSError, IndexError, ValueError):
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found, todo = [], [pid]
+    while todo:
+        for child in children.get(todo.pop(), []):
+            found.append(child)
+            todo.append(child)
+    return found
+
+
+def command(module: str, folder: RunFolder, processes: int) -> list[str]:
+    """Plain Python for one process, torchrun for several; without restarts, which are the supervisor's."""
+    if processes == 1:
+        return [sys.executable, "-m", module, str(folder.root)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*torchrun, "--max-restarts=0", "-m", module, str(folder.root)]
+
+
+class Workers:
+    """One launch of a worker module over a run folder; its output goes to `worker.log` there.
+
+    Start it from the main thread: the parent-death signal follows the thread that forked.
+    """
+
+    def __init__(self, module: str, folder: RunFolder, processes: int) -> None:
+        self.folder = folder
+        folder.clear_requests()
+        self.log_path = folder.root / "worker.log"
+        self.began = time.time()
+        environment = {
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONIOENCODING": "utf-8",
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        # The package must be found from wherever the notebook or the command runs.
+        root = str(Path(__file__).parents[2])
+        environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        log: IO[bytes] = self.log_path.open("wb")
+        with log:
+            self.process = subprocess.Popen(
+                command(module, folder, processes),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=_die_with_parent(),
+            )
+
+    def wait(self, seconds: float) -> bool:
+        """Wait up to so long; True when the launcher has ended."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def silent_for(self) -> tuple[float, str]:
+        """Seconds since the last heartbeat, and its phase (`start` before the first)."""
+        try:
+            beat = self.folder.heartbeat
+            return max(0.0, time.time() - beat.stat().st_mtime), beat.read_text(encoding="utf-8") or "start"
+        except FileNotFoundError:
+            return time.time() - self.began, "start"
+
+    def end(self) -> None:
+        """SIGKILL for the launcher and every descendant; returns when the launcher is gone."""
+        # Descendants are looked up first: they change parents when the launcher dies.
+        for pid in [*descendants(self.process.pid), self.process.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait()
+
+    def last_lines(self, count: int = 15) -> str:
+        """The end of the workers' output, for an error message."""
+        try:
+            lines = self.log_path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+        except FileNotFoundError:
+            return ""
+        return "\n".join([line for line in lines if line.strip()][-count:])
+
+
+def gpu_count() -> int:
+    """CUDA GPUs of this machine that a process may use, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() and name.strip() != "-1"])
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())

@@ -1,0 +1,216 @@
+"""Our trainer: TRL's SFTTrainer with one loader item = one optimizer step, and checkpoints that resume bit for bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+from trl import SFTTrainer
+
+from kaggle_lib.config import RunConfig
+from kaggle_lib.data.steps import Steps, mix
+from kaggle_lib.errors import WorkerError
+from kaggle_lib.evaluation import likelihood
+from kaggle_lib.runs.events import EventLog
+from kaggle_lib.runs.folder import RunFolder
+from kaggle_lib.training import snapshot
+from kaggle_lib.training.feed import StepDataset, sft_config
+
+
+class Decide(TrainerCallback):
+    """Says after each step whether to validate, to save and to stop; the same on every rank."""
+
+    def __init__(self, trainer: RunTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        step, config = state.global_step, self.trainer.config
+        last = step == state.max_steps
+        control.should_evaluate = self.trainer.validation is not None and (step % config.eval_steps == 0 or last)
+        control.should_save = (
+            step % config.save_steps == 0 or last or self.trainer.asked_save or self.trainer.asked_stop
+        )
+        control.should_training_stop = self.trainer.asked_stop or last
+        state.epoch = step * config.train_batch_size / len(self.trainer.steps.lengths)
+
+
+class RunTrainer(SFTTrainer):
+    """Trains `steps` of `rows` and writes checkpoints and events into the run folder.
+
+    `validation`: rows scored every `eval_steps`, or None. `manifest`: the fields of a manifest that the run knows.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        config: RunConfig,
+        folder: RunFolder,
+        log: EventLog,
+        steps: Steps,
+        rows: Any,
+        validation: Any | None,
+        score: Callable[[Any, Any], list[likelihood.RowScore]],
+        manifest: dict[str, Any],
+        on_cpu: bool,
+    ) -> None:
+        self.config, self.folder, self.event_log, self.steps = config, folder, log, steps
+        self.rows, self.validation, self.score, self.manifest = rows, validation, score, manifest
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.processes = dist.get_world_size() if dist.is_initialized() else 1
+        self.asked_save = self.asked_stop = False
+        self.item: dict[str, Any] = {}
+        self.step_loss, self.step_began = 0.0, 0.0
+        args = sft_config(config, folder, steps.total, on_cpu)
+        super().__init__(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(Decide(self))
+        for parameter in self.trainable:  # TRL casts quantised models' adapters to bf16, which fp16's scaler refuses
+            parameter.data = parameter.data.float()
+        # No DDP: one flat all-reduce per step instead, so the model is never wrapped.
+        prepare = self.accelerator.prepare_model
+        self.accelerator.prepare_model = lambda model, **_: prepare(model, device_placement=False, evaluation_mode=True)
+
+    @property
+    def trainable(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        data = StepDataset(self.rows, self.steps, self.processing_class.pad_token_id, self.rank, self.processes)
+        return DataLoader(data, batch_size=1, sampler=SequentialSampler(data), collate_fn=lambda items: items[0])
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], int]:
+        self.step_began = time.monotonic()
+        self.item = next(epoch_iterator)
+        return [self.item], self.item["answer_tokens"]
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        # transformers' own: TRL's gathers metrics across ranks in every call, and ranks have unequal numbers of calls.
+        inputs = {**inputs, "use_cache": False}
+        return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch=num_items_in_batch)
+
+    def training_step(self, model: Any, item: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of this rank's micro-batches; returns the whole step's loss (scalar).
+
+        The loss is the step's summed negative log-likelihood ÷ its answer tokens, over all ranks.
+        """
+        model.train()
+        # Loss, save asked, stop asked: rank 0's requests reach every rank with the gradients.
+        total = torch.zeros(3, device=self.args.device)
+        for number, tensors in item["micro_batches"]:
+            torch.manual_seed(mix(self.config.seed, "dropout", item["step"], number))
+            inputs = self._prepare_inputs(tensors)
+            with self.compute_loss_context_manager():
+                loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+            self.accelerator.backward(loss)
+            total[0] += loss.detach()
+            self.beat("train")
+        if self.rank == 0:
+            total[1] = float(self.folder.save_request.exists())
+            total[2] = float(self.folder.stop_request.exists())
+        if self.processes > 1:
+            total = self.all_reduce(total)
+        self.step_loss, save, stop = total.tolist()
+        self.asked_save, self.asked_stop = save > 0, stop > 0
+        if not math.isfinite(self.step_loss):
+            raise WorkerError(
+                f"The loss of step {item['step'] + 1} is {self.step_loss}.",
+                kept="The step was not taken and no ruined adapter was saved.",
+                todo="Lower learning_rate, or look at the step's samples in the events.",
+            )
+        return total[0]
+
+    def all_reduce(self, total: torch.Tensor) -> torch.Tensor:
+        """Sum gradients and `total` over all ranks by one flat tensor; a rank without a micro-batch adds zeros."""
+        parameters = self.trainable
+        pieces = [p.grad.reshape(-1) if p.grad is not None else p.new_zeros(p.numel()) for p in parameters]
+        flat = torch.cat([*pieces, total])
+        dist.all_reduce(flat)
+        offset = 0
+        for parameter in parameters:
+            parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter).clone()
+            offset += parameter.numel()
+        return flat[offset:]
+
+    def beat(self, phase: str) -> None:
+        if self.rank == 0:
+            self.folder.beat(phase)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """One event a step instead of Trainer's history, which would grow in every checkpoint."""
+        if self.rank == 0 and "grad_norm" in logs:
+            self.event_log.write(
+                "step",
+                step=self.state.global_step,
+                total_steps=self.state.max_steps,
+                epoch=self.state.epoch,
+                samples=self.item["samples"],
+                loss=self.step_loss,
+                lr=logs["learning_rate"],
+                grad_norm=logs["grad_norm"],
+                tokens=self.item["tokens"],
+                seconds=round(time.monotonic() - self.step_began, 4),
+                memory=torch.cuda.max_memory_allocated() if self.args.device.type == "cuda" else None,
+            )
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Bits per byte of the fixed validation rows; the best step is kept by its number."""
+        self.control.should_evaluate = False
+        if self.rank == 0:
+            self.beat("evaluate")
+            began = time.monotonic()
+            summary = likelihood.summarise(self.score(self.model, self.validation))
+            if self.state.best_metric is None or summary["bits_per_byte"] < self.state.best_metric:
+                self.state.best_metric, self.state.best_global_step = summary["bits_per_byte"], self.state.global_step
+            self.event_log.write(
+                "evaluation",
+                step=self.state.global_step,
+                **summary,
+                best_step=self.state.best_global_step,
+                seconds=round(time.monotonic() - began, 4),
+            )
+            self.beat("train")
+        return {}
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.rank == 0:
+            self.beat("save")
+            began = time.monotonic()
+            best = None
+            if self.state.best_metric is not None:
+                best = {"step": self.state.best_global_step, "bits_per_byte": self.state.best_metric}
+            saved = snapshot.write(self.folder, self, self.config, {**self.manifest, "best": best})
+            self.folder.save_request.unlink(missing_ok=True)
+            self.event_log.write("save", step=saved.step, seconds=round(time.monotonic() - began, 4), bytes=saved.bytes)
+            self.beat("train")
+        if self.processes > 1:
+            dist.barrier()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The adapter has been read already, strictly; Trainer would load what it finds and only warn."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Random numbers are seeded for each micro-batch, so there is no state to load."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            folder = self.folder.checkpoint(self.state.global_step)
+            self.optimizer.load_state_dict(snapshot.load(folder / snapshot.OPTIMIZER))
+            self.lr_scheduler.load_state_dict(snapshot.load(folder / snapshot.SCHEDULER))
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and self.accelerator.scaler is not None:
+            folder = self.folder.checkpoint(self.state.global_step)
+            self.accelerator.scaler.load_state_dict(snapshot.load(folder / snapshot.SCALER))

@@ -1,0 +1,192 @@
+"""The worker: one process per GPU that trains from `run.json` to the run's end, a request to stop, or an error.
+
+It knows nothing of stores, Kaggle or notebooks. `main(run_folder)` also runs in-process, for a debugger.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from kaggle_lib.config import RunConfig
+from kaggle_lib.errors import CheckpointError, UserError
+from kaggle_lib.runs.events import EventLog
+from kaggle_lib.runs.folder import RunFolder
+
+
+def main(run_folder: Path | str) -> dict[str, Any]:
+    """Train; returns what `outcome` says: `outcome` (finished, paused, failed), `step`, `total_steps`, `reason`."""
+    folder = RunFolder(Path(run_folder))
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0:
+        folder.beat("load")
+    try:
+        outcome = _train(folder)
+    except Exception as error:
+        # A rank that dies of its peer's death is not the cause, so the first word stays.
+        if isinstance(error, UserError) or rank == 0 or folder.read_outcome() is None:
+            folder.write_outcome({"outcome": "failed", "reason": str(error) or repr(error), **_kind(error)})
+        raise
+    if rank == 0:
+        folder.write_outcome(outcome)
+    return outcome
+
+
+def _kind(error: Exception) -> dict[str, Any]:
+    return {
+        "user": isinstance(error, UserError),
+        "error": type(error).__name__,
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def config_of(run: dict[str, Any]) -> RunConfig:
+    """The configuration in `run.json`, whose values are JSON types already."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in run["config"].items()}
+    return RunConfig.model_validate(values)
+
+
+def versions() -> dict[str, str]:
+    """What bit-for-bit depends on beside our own configuration; recorded with every session and checkpoint."""
+    import importlib.metadata
+    import platform
+
+    import torch
+
+    import kaggle_lib
+
+    names = ("transformers", "peft", "trl", "accelerate", "bitsandbytes")
+    return {
+        "kaggle_lib": kaggle_lib.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or "none",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        **{name: importlib.metadata.version(name) for name in names},
+    }
+
+
+def _train(folder: RunFolder) -> dict[str, Any]:
+    import torch
+    import torch.distributed as dist
+
+    from kaggle_lib import strategies
+    from kaggle_lib.data import chat, tokenise
+    from kaggle_lib.data.steps import Cut, Steps, cut_of, mix
+    from kaggle_lib.evaluation import likelihood
+    from kaggle_lib.strategies import adapter
+    from kaggle_lib.training.trainer import RunTrainer
+
+    run = folder.read_run()
+    config = config_of(run)
+    strategy = strategies.get(config)
+    processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    on_cpu = not torch.cuda.is_available()
+    device = torch.device("cpu") if on_cpu else torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    strategy.check(config, device)
+    if processes > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo" if on_cpu else "nccl", timeout=timedelta(hours=2))
+    log = EventLog(folder.events, run["session"], run["attempt"]) if rank == 0 else None
+    found = versions()
+    if log:
+        log.write("phase", phase="load", versions=found)
+
+    model, tokenizer = strategy.load(config, device, folder.cache)
+    model = strategy.adapt(model, config)
+    layers = {"full": None, "none": 0, "auto": 0 if on_cpu else None}[config.recomputation]
+    strategy.recompute(model, layers)
+    rows = tokenise.tokenised(config, tokenizer, folder.cache)
+    resume = None if run["checkpoint"] is None else folder.checkpoint(run["checkpoint"])
+    if resume is not None:
+        adapter.read(model, resume)
+    _compare_ranks(model, processes)
+
+    cut = Cut(**run["cut"]) if run["cut"] else cut_of(config)
+    lengths = [len(ids) for ids in rows.train["input_ids"]]
+    steps = Steps(config.seed, config.train_batch_size, lengths, cut, config.epochs, config.max_steps)
+    order = sorted(range(len(rows.validation)), key=lambda index: mix(config.seed, "validation", index))
+    validation = [rows.validation[index] for index in sorted(order[: config.eval_rows])]
+
+    def score(model: Any, rows: Any) -> list[likelihood.RowScore]:
+        return likelihood.score_rows(
+            model,
+            rows,
+            pad_id=chat.pad_id(tokenizer),
+            eot_id=chat.eot_id(tokenizer),
+            max_tokens=cut.token_budget,
+            beat=lambda: folder.beat("evaluate"),
+        )
+
+    trainer = RunTrainer(
+        model,
+        tokenizer,
+        config=config,
+        folder=folder,
+        log=log or EventLog(folder.events, run["session"], run["attempt"]),
+        steps=steps,
+        rows=rows.train,
+        validation=validation if config.eval_steps and validation else None,
+        score=score,
+        manifest={
+            "total_steps": steps.total,
+            "fingerprint": run["fingerprint"],
+            "lineage": run["lineage"],
+            "session": run["session"],
+            "versions": found,
+            "cut": cut.to_json(),
+        },
+        on_cpu=on_cpu,
+    )
+    if log:
+        log.write("phase", phase="train")
+    if rank == 0:
+        folder.beat("train")
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    step, total = trainer.state.global_step, steps.total
+    if processes > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+    reason = "all steps are done" if step == total else "asked to stop"
+    return {"outcome": "finished" if step == total else "paused", "step": step, "total_steps": total, "reason": reason}
+
+
+def _compare_ranks(model: Any, processes: int) -> None:
+    """Nothing broadcasts the adapter, so its ranks must have drawn or read the same one."""
+    if processes == 1:
+        return
+    import hashlib
+
+    import torch.distributed as dist
+
+    from kaggle_lib.strategies import adapter
+
+    digest = hashlib.sha256()
+    for tensor in adapter.state(model).values():
+        digest.update(tensor.numpy().tobytes())
+    hashes: list[str | None] = [None] * processes
+    dist.all_gather_object(hashes, digest.hexdigest())
+    if len(set(hashes)) != 1:
+        raise CheckpointError("The processes of this run begin with different adapters.")
+
+
+def _die_with_parent() -> None:
+    """SIGKILL when the launching thread ends: a killed supervisor or torchrun leaves no orphan (Linux prctl)."""
+    import ctypes
+    import signal
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _die_with_parent()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        main(sys.argv[1])
+    except UserError as error:
+        sys.exit(f"error: {error}")
