@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-IGNORED = -100
+from kaggle_lib.data.chat import IGNORED
+
 # Positions whose log-softmax is made in fp32 at a time: 256 × 128,256 × 4 bytes are 131 MB.
 CHUNK = 256
 
