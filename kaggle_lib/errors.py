@@ -44,9 +44,15 @@ class StoreError(UserError):
 
 
 class LeaseHeld(UserError):
-    """Another session may still be writing this run."""
+    """Another session may still be writing this run: `session` on `host`, for `seconds_left`, where that is known."""
 
     exit_code = 75
+
+    def __init__(
+        self, what: str, *, session: str = "", host: str = "", seconds_left: float | None = None, todo: str = ""
+    ) -> None:
+        self.session, self.host, self.seconds_left = session, host, seconds_left
+        super().__init__(what, todo=todo)
 
 
 class LeaseLost(UserError):
@@ -54,7 +60,11 @@ class LeaseLost(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint is damaged, or none that is there verifies."""
+    """A checkpoint is damaged, or none that is there verifies. `file` and `reason`: what fails in the one."""
+
+    def __init__(self, what: str, *, file: str = "", reason: str = "", kept: str = "", todo: str = "") -> None:
+        self.file, self.reason = file, reason
+        super().__init__(what, kept=kept, todo=todo)
 
 
 class WorkerError(UserError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +28,28 @@ def fsync_file(path: Path) -> None:
         os.close(fd)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text under its final name in one step: aside, to the disk, then renamed."""
+def fsync_tree(folder: Path) -> None:
+    """Bring every file and every name under `folder` to the disk."""
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            fsync_file(Path(directory) / name)
+        fsync_directory(Path(directory))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under its final name in one step: aside, to the disk, then renamed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+    with aside.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
     fsync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def dump_json(value: Any) -> str:
@@ -63,3 +78,42 @@ def append_line(path: Path, line: str) -> None:
         os.write(fd, (line + "\n").encode("utf-8"))
     finally:
         os.close(fd)
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename a folder (`NAME.WHY-1`, `-2`, …) so that it is kept and no longer counts; returns the new path."""
+    for number in itertools.count(1):
+        target = path.with_name(f"{path.name}.{why}-{number}")
+        if not target.exists():
+            return path.rename(target)
+    raise AssertionError("unreachable")
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Put a copy of `source` at `target`; what was there before goes only when the copy is complete.
+
+    A kill between the two renames leaves no `target`, but both contents beside it: `repair_folder` puts one back.
+    """
+    new, old = _beside(target)
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(source, new)
+    fsync_tree(new)
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+    new.rename(target)
+    fsync_directory(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def repair_folder(target: Path) -> None:
+    """Undo what a killed `replace_folder` left behind: the old content is back, or the new one in place."""
+    new, old = _beside(target)
+    if not target.exists() and old.exists():
+        old.rename(target)
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(target: Path) -> tuple[Path, Path]:
+    return target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")

@@ -5,16 +5,31 @@ A checkpoint is valid only if its manifest is there and every file in it has tha
 
 from __future__ import annotations
 
+import errno
+import re
 import secrets
-from pathlib import Path
+import shutil
+import stat
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from kaggle_lib.errors import CheckpointError
-from kaggle_lib.files import fsync_directory, fsync_file, sha256_of, write_text
+from kaggle_lib.files import fsync_directory, fsync_file, fsync_tree, sha256_of, write_text
 
 NAME = "manifest.json"
+
+
+def folder_name(step: int) -> str:
+    """The name of a checkpoint's folder, in the run folder and on the store."""
+    return f"step-{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint folder's name; None for any other name."""
+    match = re.fullmatch(r"step-([0-9]{8})", name, re.ASCII)
+    return int(match[1]) if match else None
 
 
 class FileEntry(BaseModel):
@@ -37,6 +52,18 @@ class Manifest(BaseModel):
     nonce: str
     cut: dict[str, int]
     best: dict[str, float] | None = None
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        # An empty list would verify whatever is there; a name that leads outside would be copied to anywhere.
+        if not files:
+            raise ValueError("no file is listed")
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or path.as_posix() != name or name == NAME or "\0" in name:
+                raise ValueError(f"{name!r} is no name of a file inside a checkpoint")
+        return files
 
     @property
     def finished(self) -> bool:
@@ -63,31 +90,90 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The manifest of a checkpoint folder. Raises CheckpointError where it is missing or unreadable."""
-        path = folder / NAME
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            raise CheckpointError(f"{folder.name}: {NAME} is missing, so the save was never finished.") from None
-        except ValidationError:
-            raise CheckpointError(f"{folder.name}: {NAME} is not a manifest.") from None
+        """The manifest of a checkpoint folder. Raises CheckpointError where it is missing, unreadable or misplaced.
 
-    def problem(self, folder: Path) -> tuple[str, str] | None:
-        """(file, reason) of the first file that is not what the manifest says, or None: the checkpoint is good."""
+        Other errors of the file system (no permission, a mount that is gone) are raised as they are: no damage.
+        """
+        try:
+            content = (folder / NAME).read_bytes()
+        except FileNotFoundError:
+            raise damaged(folder, NAME, "is missing, so the save was never finished") from None
+        except (IsADirectoryError, NotADirectoryError):
+            raise damaged(folder, NAME, "is not a file") from None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise damaged(folder, NAME, f"cannot be read ({error.strerror})") from None
+        if not content:
+            raise damaged(folder, NAME, "is empty")
+        try:
+            manifest = cls.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"{part}: " for part in first["loc"][:1])
+            raise damaged(folder, NAME, f"is not a manifest ({where}{first['msg']})") from None
+        if step_of(folder.name) not in (None, manifest.step):
+            raise damaged(folder, NAME, f"is of step {manifest.step}")
+        return manifest
+
+    def problem(self, folder: Path, *, hashed: bool = True) -> tuple[str, str] | None:
+        """(file, reason) of the first file that is not what the manifest says, or None: the checkpoint is good.
+
+        `hashed=False` looks at names and sizes only.
+        """
         for name, entry in self.files.items():
             path = folder / name
-            if not path.is_file():
+            try:
+                found = path.stat()
+                if not stat.S_ISREG(found.st_mode):
+                    return name, "is not a file"
+                if found.st_size != entry.size:
+                    return name, f"has {found.st_size} bytes, not {entry.size}"
+                if hashed and sha256_of(path) != entry.sha256:
+                    return name, "has another sha256 than its manifest says"
+            except (FileNotFoundError, NotADirectoryError):
                 return name, "is missing"
-            if (size := path.stat().st_size) != entry.size:
-                return name, f"has {size} bytes, not {entry.size}"
-            if sha256_of(path) != entry.sha256:
-                return name, "has another sha256 than its manifest says"
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                return name, f"cannot be read ({error.strerror})"
         return None
+
+
+def damaged(folder: Path, file: str, reason: str) -> CheckpointError:
+    return CheckpointError(f"{folder.name}: {file} {reason}.", file=file, reason=reason)
 
 
 def verify(folder: Path) -> Manifest:
     """The manifest of a checkpoint whose every file is as listed. Raises CheckpointError naming the failing file."""
     manifest = Manifest.read(folder)
     if problem := manifest.problem(folder):
-        raise CheckpointError(f"{folder.name}: {problem[0]} {problem[1]}.")
+        raise damaged(folder, *problem)
+    return manifest
+
+
+def copy(source: Path, target: Path) -> Manifest:
+    """Copy a checkpoint's listed files and its manifest into the new folder `target`, to the disk, and verify the copy.
+
+    Raises CheckpointError naming the file where `source` is damaged, OSError where the copy could not be made.
+    """
+    manifest = Manifest.read(source)
+    if problem := manifest.problem(source, hashed=False):
+        raise damaged(source, *problem)
+    try:
+        target.mkdir()
+        for name in [*manifest.files, NAME]:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, target / name)
+        fsync_tree(target)
+        failing = manifest.problem(target)
+        if failing is None and Manifest.read(target) != manifest:
+            failing = NAME, "changed while it was copied"
+        if failing:
+            raise OSError(errno.EIO, f"the copy {failing[1]}", str(target / failing[0]))
+    except OSError:
+        # Whose fault was it? Only a damaged source may be passed over for the checkpoint before it.
+        if problem := manifest.problem(source):
+            raise damaged(source, *problem) from None
+        raise
     return manifest

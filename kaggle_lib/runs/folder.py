@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kaggle_lib.checkpoints.manifest import folder_name, step_of
 from kaggle_lib.files import read_json, write_json, write_text
-
-STEP_FOLDER = re.compile(r"step-([0-9]{8})")
 
 
 @dataclass(frozen=True)
@@ -70,14 +66,14 @@ class RunFolder:
         return self.root.parent / ".cache"
 
     def checkpoint(self, step: int) -> Path:
-        return self.checkpoints / f"step-{step:08d}"
+        return self.checkpoints / folder_name(step)
 
     def checkpoint_steps(self) -> list[int]:
         """Steps of all checkpoint folders, finished or not, newest first."""
         if not self.checkpoints.is_dir():
             return []
-        found = (STEP_FOLDER.fullmatch(path.name) for path in self.checkpoints.iterdir())
-        return sorted((int(match[1]) for match in found if match), reverse=True)
+        found = (step_of(path.name) for path in self.checkpoints.iterdir())
+        return sorted((step for step in found if step is not None), reverse=True)
 
     def create(self) -> None:
         for path in (self.checkpoints, self.events):
@@ -104,27 +100,3 @@ class RunFolder:
     def clear_requests(self) -> None:
         for path in (self.save_request, self.stop_request, self.outcome, self.heartbeat):
             path.unlink(missing_ok=True)
-
-
-def set_aside(path: Path, why: str) -> Path:
-    """Rename a damaged checkpoint's folder so that it is kept and no longer counts; returns the new path."""
-    for target in _names(path, why):
-        if not target.exists():
-            return path.rename(target)
-    raise AssertionError("unreachable")
-
-
-def _names(path: Path, why: str) -> Iterator[Path]:
-    number = 0
-    while True:
-        number += 1
-        yield path.with_name(f"{path.name}.{why}-{number}")
-
-
-def replace_folder(source: Path, target: Path) -> None:
-    """Put a copy of `source` at `target`; what was there before goes only when the copy is complete."""
-    aside = target.with_name(f".{target.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside)
-    shutil.rmtree(target, ignore_errors=True)
-    aside.rename(target)

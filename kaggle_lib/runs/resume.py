@@ -1,0 +1,229 @@
+"""Where a session goes on: the newest checkpoint that verifies, of those in the run folder and those on the store."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from kaggle_lib.checkpoints.manifest import NAME, Manifest, damaged, verify
+from kaggle_lib.checkpoints.store import Store, Stored, StoreState
+from kaggle_lib.config import RunConfig, code_hash, fingerprint
+from kaggle_lib.errors import CheckpointError, ResumeError
+from kaggle_lib.files import fsync_directory, set_aside
+from kaggle_lib.runs.folder import RunFolder
+from kaggle_lib.runs.outcome import Skipped
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where to go on, and all that has to be said about it.
+
+    `path`: the checkpoint in the run folder, wherever it came from (`source`); None: fresh. `stored`: the same
+    checkpoint on the store; where it is not there, `to_commit` is its path, for the supervisor to commit first.
+    `skipped`: newer ones that were passed over. `why`: one sentence for the user; `notes`: what was moved.
+    """
+
+    kind: Literal["fresh", "resume", "finished"]
+    step: int
+    source: Literal["none", "local", "store"]
+    lineage: str
+    why: str
+    stored: Stored | None = None
+    path: Path | None = None
+    to_commit: Path | None = None
+    manifest: Manifest | None = None
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def choose(folder: RunFolder, store: Store, state: StoreState) -> Resume:
+    """The newest good checkpoint of the run's lineage; a stored one is fetched to `folder.checkpoint(step)`.
+
+    Local ones come first at the same step. Those in the run folder that are passed over are renamed, not removed.
+    A store without a run takes the lineage of the newest good local checkpoint, or a new one.
+
+    Raises CheckpointError where checkpoints are there and none verifies (nothing is renamed then), and StoreError.
+    """
+    return _Choice(folder, store, state).made()
+
+
+def check_code(stored: str, config: RunConfig, manifest: Manifest | None = None) -> str | None:
+    """Whether this library's code is the one that trained the run so far; a sentence where it is not, and may be.
+
+    `stored` is the hash frozen with the run; the fingerprint of the checkpoint to go on from (`manifest`) says it
+    better, because an earlier session may have been allowed another code. Raises ResumeError unless
+    `config.allow_code_change`.
+    """
+    code = code_hash()
+    if manifest.fingerprint == fingerprint(config, code) if manifest else stored == code:
+        return None
+    what = "this library's code (data/, strategies/, training/) or its defaults changed since this run's last session"
+    if config.allow_code_change:
+        return f"{what}; going on with allow_code_change=true, so bit for bit ends here."
+    raise ResumeError(
+        [
+            f"allow_code_change: {what}, so it would not go on bit for bit (code {code[:12]}, the run began with "
+            f"{stored[:12]}). Use the version it was trained with, or set allow_code_change=true, or start another "
+            "run (run=NAME)"
+        ]
+    )
+
+
+class _Choice:
+    def __init__(self, folder: RunFolder, store: Store, state: StoreState) -> None:
+        self.folder, self.store = folder, store
+        self.stored = {stored.step: stored for stored in state.checkpoints}
+        self.local = set(folder.checkpoint_steps())
+        self.lineage = state.lineage
+        self.passed: dict[tuple[int, str, str], list[str]] = {}  # (step, file, reason): the places where it is so
+        self.moves: dict[int, str] = {}  # local steps to be renamed, and why
+        self.damaged = False
+
+    def made(self) -> Resume:
+        for left in self.folder.checkpoints.glob(".*fetched-*"):
+            shutil.rmtree(left)
+        for step in sorted(self.local | set(self.stored), reverse=True):
+            if step in self.local and (manifest := self._look(step)):
+                return self._resume(manifest, "local")
+            if step in self.stored and (manifest := self._fetch(self.stored[step])):
+                return self._resume(manifest, "store")
+        if self.damaged or self.stored:
+            raise CheckpointError(
+                f"Run {self.folder.root.name!r} has checkpoints, but none verifies: "
+                + "; ".join(f"step {item.step}: {item.file} {item.reason}" for item in self._skipped({}))
+                + ".",
+                kept="Nothing was removed or renamed.",
+                todo="Restore one of them from a copy, or start another run (run=NAME).",
+            )
+        skipped, notes = self._move()
+        why = f"Starting at step 0: there is no checkpoint of this run in {self.folder.root} or {self.store.place}"
+        lineage = self.lineage or secrets.token_hex(16)
+        return Resume("fresh", 0, "none", lineage, _sentence(why, skipped), skipped=skipped, notes=notes)
+
+    def _look(self, step: int) -> Manifest | None:
+        """The manifest of a local checkpoint that can be gone on from."""
+        path = self.folder.checkpoint(step)
+        with _readable(path):
+            try:
+                manifest = verify(path)
+            except CheckpointError as error:
+                if path.is_dir() and not (path / NAME).exists():
+                    self.moves[step] = "unfinished"  # no damage: the save was cut off, and the one before counts
+                else:
+                    self._pass(step, error, "in the run folder")
+                    self.moves[step] = "damaged"
+                return None
+        if self.lineage is None:
+            self.lineage = manifest.lineage
+        if manifest.lineage != self.lineage:
+            self.moves[step] = "foreign"
+            self._pass(step, _foreign(path, manifest), "in the run folder", damaged=False)
+            return None
+        return manifest
+
+    def _fetch(self, stored: Stored) -> Manifest | None:
+        """Bring a stored checkpoint here, beside its final name: what bears that name may have to be kept."""
+        path = self.folder.checkpoint(stored.step)
+        try:
+            if stored.problem:
+                raise damaged(path, *stored.problem)
+            assert stored.manifest is not None
+            if stored.manifest.lineage != self.lineage:
+                raise _foreign(path, stored.manifest)
+            return self.store.fetch(stored, self._fetched(stored.step))
+        except CheckpointError as error:
+            self._pass(stored.step, error, "on the store")
+            return None
+
+    def _fetched(self, step: int) -> Path:
+        return self.folder.checkpoints / f".fetched-{step:08d}"
+
+    def _pass(self, step: int, error: CheckpointError, place: str, damaged: bool = True) -> None:
+        self.passed.setdefault((step, error.file, error.reason), []).append(place)
+        self.damaged |= damaged
+
+    def _skipped(self, kept: dict[int, Path]) -> list[Skipped]:
+        found = []
+        for (step, file, reason), places in self.passed.items():
+            where = [
+                f"{place}, kept as {kept[step].name}" if step in kept and "folder" in place else place
+                for place in places
+            ]
+            found.append(Skipped(step, file, f"{reason} ({'; '.join(where)})"))
+        return found
+
+    def _move(self) -> tuple[list[Skipped], list[str]]:
+        """Give the local ones that are passed over a name of their own, so that no save ever meets them."""
+        kept = {step: set_aside(self.folder.checkpoint(step), why) for step, why in self.moves.items()}
+        notes = [
+            f"The save of step {step} in the run folder was cut off; it is kept as {path.name}."
+            for step, path in kept.items()
+            if self.moves[step] == "unfinished"
+        ]
+        return self._skipped(kept), notes
+
+    def _resume(self, manifest: Manifest, source: Literal["local", "store"]) -> Resume:
+        step, path = manifest.step, self.folder.checkpoint(manifest.step)
+        skipped, notes = self._move()
+        if source == "store":
+            self._fetched(step).rename(path)
+            fsync_directory(path.parent)
+        stored = self.stored.get(step)
+        if stored and (stored.problem or not stored.manifest or stored.manifest.files != manifest.files):
+            stored = None
+        where = f"from {self.folder.root}" if source == "local" else f"from the store {self.store.place}"
+        if manifest.finished:
+            kind: Literal["resume", "finished"] = "finished"
+            why = f"Finished: step {step} of {manifest.total_steps}, {where}"
+        else:
+            kind = "resume"
+            why = f"Resuming at step {step} of {manifest.total_steps}, {where}"
+        if not self.stored:
+            why += (
+                f"; the store {self.store.place} has no checkpoint of this run, so this one goes there first "
+                f"(to start anew instead, remove {self.folder.root} or give another run=NAME)"
+            )
+        elif stored is None:
+            why += "; the store lacks this one, so it goes there first"
+        assert self.lineage is not None
+        return Resume(
+            kind,
+            step,
+            source,
+            self.lineage,
+            _sentence(why, skipped),
+            stored=stored,
+            path=path,
+            to_commit=path if stored is None else None,
+            manifest=manifest,
+            skipped=skipped,
+            notes=notes,
+        )
+
+
+def _foreign(path: Path, manifest: Manifest) -> CheckpointError:
+    return damaged(path, NAME, f"is of another run of this name (lineage {manifest.lineage[:8]})")
+
+
+def _sentence(why: str, skipped: list[Skipped]) -> str:
+    if skipped:
+        why += "; passed over: " + ", ".join(f"step {item.step} ({item.file} {item.reason})" for item in skipped)
+    return why + "."
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """A local checkpoint that may not be read is no damage: going back to an older one would help nobody."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be read: {error.strerror} ({error.filename}).",
+            kept="Nothing was removed or renamed.",
+            todo="Put that right and run again.",
+        ) from error
