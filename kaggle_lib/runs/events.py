@@ -4,7 +4,7 @@
 |---|---|---|
 | session | supervisor | `from_step`, `resumed_from` (null: fresh), `host`, `processes` |
 | phase | worker | `phase` (load, train, save, evaluate); load carries `versions` |
-| step | worker | `step`, `samples`, `loss`, `lr`, `grad_norm`, `tokens`, `seconds`, `memory` (bytes), `total_steps`, `epoch` |
+| step | worker | `step`, `samples`, `loss`, `lr`, `grad_norm`, `tokens`, `seconds`, `memory` (bytes), `total_steps` |
 | evaluation | worker | `step`, `bits_per_byte`, `nll`, `bytes`, `tokens`, `rows`, `seconds`, `best_step` |
 | save | worker | `step`, `seconds`, `bytes` |
 | upload | supervisor | `step`, `seconds`, `bytes` |
@@ -57,6 +57,11 @@ def read(path: Path) -> Iterator[Event]:
         content = path.read_bytes()
     except FileNotFoundError:
         return
+    yield from parse(content)
+
+
+def parse(content: bytes) -> Iterator[Event]:
+    """The events in `content`; what is no whole event is left out."""
     for line in content.split(b"\n"):
         try:
             event = json.loads(line)

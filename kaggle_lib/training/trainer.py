@@ -155,7 +155,6 @@ class RunTrainer(SFTTrainer):
                 "step",
                 step=self.state.global_step,
                 total_steps=self.state.max_steps,
-                epoch=self.state.epoch,
                 samples=self.item["samples"],
                 loss=self.step_loss,
                 lr=logs["learning_rate"],

@@ -1,0 +1,100 @@
+"""Open a run: what was asked for, what its store says, where it lives here. Read only; nothing is claimed yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from kaggle_lib.checkpoints.store import FolderStore, Store, StoreState
+from kaggle_lib.config import RunConfig, code_hash, fingerprint, merge, parse
+from kaggle_lib.errors import ConfigError, LeaseHeld
+from kaggle_lib.runs.folder import RunFolder
+
+
+@dataclass
+class Opened:
+    """`fresh`: neither the store nor this machine's run folder knows the run."""
+
+    config: RunConfig
+    code: str
+    store: Store
+    state: StoreState
+    folder: RunFolder
+    fresh: bool
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.config, self.code)
+
+    def frozen(self) -> dict[str, Any]:
+        """What the claim leaves on the store: the whole configuration, and the hash of our code."""
+        return {"config": self.config.model_dump(mode="json"), "code": self.code}
+
+
+def typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration read from JSON, its lists as tuples again."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
+    """The run that `values` (given explicitly) name. A run that has begun keeps its frozen configuration.
+
+    Raises ConfigError for a wrong value, or, where it has to have `begun`, for a run that nobody knows; ResumeError
+    for a value that contradicts the frozen ones; StoreError.
+    """
+    parsed, problems = parse(values)
+    if problems:
+        RunConfig.create(values)  # the message with everything that is wrong
+        raise ConfigError(problems)
+    defaults = {name: field.default for name, field in RunConfig.model_fields.items() if not field.is_required()}
+    place = {**defaults, **{name: parsed[name] for name in ("run", "store", "work_dir") if name in parsed}}
+    if "run" not in place:
+        RunConfig.create(values)
+    # Only the names that say where to look; the whole is checked below, against the frozen one where there is one.
+    looked = RunConfig.create({"base_model": "-", "data": "-", **place})
+    store = FolderStore(Path(looked.store), looked.run)
+    folder = RunFolder(Path(looked.work_dir).absolute() / looked.run)
+    state = store.peek()
+    known = state.config
+    if known is None and folder.run_json.exists():
+        known = {"config": folder.read_run()["config"], "code": folder.read_run()["code"]}
+    if known is None and begun:
+        raise ConfigError([f"run: there is no run {looked.run!r} in {looked.store!r}{_others(looked)}"])
+    if known is None:
+        return Opened(RunConfig.create(values), code_hash(), store, state, folder, fresh=True)
+    frozen = RunConfig.model_validate(typed(known["config"]))
+    # Where it is stored and worked on is this session's, not the machine's that began it; so is whom it takes over.
+    here = {"store": looked.store, "work_dir": looked.work_dir, "take_over": None, "allow_code_change": False}
+    config = merge(frozen.model_copy(update=here), values)
+    return Opened(config, known["code"], store, state, folder, fresh=False)
+
+
+def _others(looked: RunConfig) -> str:
+    """The runs that are there, for a misspelt name or a wrong store."""
+    found = sorted(path.parent.name for path in Path(looked.store).glob("*/config.json"))
+    return f"; there are {', '.join(found)}" if found else ", and no other"
+
+
+@contextmanager
+def only_session(folder: RunFolder) -> Iterator[None]:
+    """Hold the run folder for this process; the kernel lets go of it however the process ends.
+
+    Raises LeaseHeld where another process on this machine works in it.
+    """
+    folder.create()
+    lock = FileLock(folder.root / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise LeaseHeld(
+            f"Another process on this machine works in {folder.root}.", todo="Wait until it has ended, or end it."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

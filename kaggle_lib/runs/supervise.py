@@ -1,0 +1,306 @@
+"""The training session: keep the workers alive, bring each checkpoint to the store, say how it ended.
+
+Lives in the notebook's or the command's own process and imports no torch.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import FrameType
+
+from kaggle_lib.checkpoints.manifest import Manifest
+from kaggle_lib.data import curate, read
+from kaggle_lib.errors import LeaseLost, UserError, WorkerError
+from kaggle_lib.files import write_json
+from kaggle_lib.runs import events, resume
+from kaggle_lib.runs.custody import Custody
+from kaggle_lib.runs.launch import PHASE_MINUTES, Workers, gpu_count
+from kaggle_lib.runs.opening import Opened, only_session, open_run
+from kaggle_lib.runs.outcome import Outcome, Skipped, Word
+from kaggle_lib.runs.progress import Progress
+
+Say = Callable[[str], None]
+WORKER = "kaggle_lib.training.worker"
+WEIGHTS = "adapter_model.safetensors"
+ADAPTER_FILES = (WEIGHTS, "adapter_config.json")
+LAUNCHES_WITHOUT_PROGRESS = 3
+POLL_SECONDS = 0.2
+
+
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def new_session_id() -> str:
+    """Begins with the start's time in UTC, so that ids sort; unique by its random end."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+
+def train(values: Mapping[str, object], say: Say = to_stderr) -> Outcome:
+    """Train the run that `values` name: fresh, resumed, or finished already. Returns how the session ended.
+
+    Raises ConfigError and ResumeError before anything is touched, LeaseHeld where another session holds the run,
+    CheckpointError where checkpoints are there and none verifies, StoreError, LeaseLost, WorkerError.
+    """
+    opened = open_run(values)
+    with only_session(opened.folder):
+        return Session(opened, say).run()
+
+
+class Session:
+    """One supervisor's lifetime inside a run."""
+
+    def __init__(self, opened: Opened, say: Say) -> None:
+        self.opened, self.say = opened, say
+        self.config, self.folder = opened.config, opened.folder
+        self.id = new_session_id()
+        self.began = time.monotonic()
+        self.log = events.EventLog(self.folder.events, self.id)
+        self.custody = Custody(opened.store, self.folder, self.log, say)
+        self.progress = Progress(self.log.path, self.config.logging_steps, say)
+        self.processes = training_processes(self.config.processes, self.config.train_batch_size)
+        self.attempt = 0
+        self.resumed_from: int | None = None
+        self.skipped: list[Skipped] = []
+        self.last_lines = ""
+        self.interrupts = 0
+        self.why_stopped = ""
+
+    def run(self) -> Outcome:
+        """The whole session, from where to go on to the lease's release."""
+        found = self._choose()
+        if found.kind == "finished" and found.to_commit is None:
+            return self._already_finished(found)
+        code_changed = None
+        if found.kind == "fresh":
+            self._check_data()
+        else:
+            code_changed = resume.check_code(self.opened.code, self.config, found.manifest)
+        config = self.config
+        self.custody.take(self.opened.frozen(), found.lineage, config.take_over, config.lease_wait_minutes)
+        with self._signals():
+            try:
+                # The session that held the lease may have gone on after the first look.
+                found = self._choose()
+                self._begin(found, code_changed)
+                return self._train(found)
+            except LeaseLost:
+                raise
+            except UserError as error:
+                self._end("failed", error.what)
+                raise
+
+    def _choose(self) -> resume.Resume:
+        found = resume.choose(self.folder, self.opened.store, self.opened.store.peek())
+        self.skipped += [skipped for skipped in found.skipped if skipped not in self.skipped]
+        for note in found.notes:
+            self.say(note)
+        return found
+
+    def _check_data(self) -> None:
+        """Read the corpus before anything is claimed or loaded: what cannot be used shows here."""
+        corpus = read.read(self.config)
+        curated = curate.curate(corpus, self.config)
+        self.say(
+            f"Data: {len(curated.train)} rows to train on, {len(curated.validation)} for validation, "
+            f"{len(curated.test)} for the test; {len(corpus.set_aside)} of {corpus.path.name} set aside."
+        )
+
+    def _already_finished(self, found: resume.Resume) -> Outcome:
+        """Nothing to train: bring back what is gone from this machine, and say so."""
+        assert found.manifest is not None
+        restore_finished(self.opened, found.manifest)
+        self.say(f"Run {self.config.run!r} is finished: step {found.step} of {found.step}, nothing to train.")
+        return self._outcome("finished", "the run was finished already", found.manifest, on_store=True)
+
+    def _begin(self, found: resume.Resume, code_changed: str | None) -> None:
+        self.opened.store.fetch_events(self.folder.events)
+        self.custody.close_killed(self.opened.store.peek().ledger)
+        self.resumed_from = None if found.kind == "fresh" else found.step
+        self.log.write(
+            "session",
+            job="train",
+            from_step=found.step,
+            resumed_from=self.resumed_from,
+            host=socket.gethostname(),
+            processes=self.processes,
+        )
+        self.say(found.why)
+        for skipped in self.skipped:
+            self.custody.warn(f"Checkpoint {skipped.step} was passed over: {skipped.file} {skipped.reason}.")
+        if code_changed:
+            self.custody.warn(code_changed[0].upper() + code_changed[1:])
+
+    def _train(self, found: resume.Resume) -> Outcome:
+        """Launch the workers until they are done, asked to stop, or die without getting further."""
+        launches, furthest = 0, -1
+        while True:
+            if found.stored is not None:
+                self.custody.stored_step = found.step
+            self.custody.upload(self.config.keep)
+            if found.kind == "finished":
+                return self._finish(found)
+            # A launch that brought the run further pays for the next.
+            launches = launches + 1 if found.step <= furthest else 1
+            furthest = max(furthest, found.step)
+            how = self._launch(found)
+            self.custody.upload(self.config.keep)
+            outcome = self.folder.read_outcome()
+            if how == "stopped":
+                return self._end("stopped", "stopped at once by the second interrupt")
+            if outcome and outcome["outcome"] == "paused":
+                return self._end("paused", self.why_stopped or outcome["reason"])
+            if outcome and outcome["outcome"] == "failed" and outcome["user"]:
+                raise WorkerError(outcome["reason"], kept=self.custody.kept())
+            if not outcome or outcome["outcome"] == "failed":
+                why = f"the worker raised {outcome['error']}: {outcome['reason']}" if outcome else how
+                if self.interrupts:
+                    return self._end("paused", f"{self.why_stopped}, and {why}, so the last save was not made")
+                if launches >= LAUNCHES_WITHOUT_PROGRESS:
+                    raise WorkerError(
+                        f"{why[0].upper()}{why[1:]}; {launches} launches in a row came to no new checkpoint.",
+                        kept=self.custody.kept(),
+                        todo=f"The end of {self.folder.root / 'worker.log'}:\n{self.last_lines}",
+                    )
+                self.custody.warn(f"{why[0].upper()}{why[1:]}. Starting again from the last checkpoint.")
+            self.attempt += 1
+            self.log.attempt = self.attempt
+            found = self._choose()
+
+    def _launch(self, found: resume.Resume) -> str:
+        """One attempt. Returns how the workers ended, in words; `stopped` for the second interrupt."""
+        write_json(
+            self.folder.run_json,
+            {
+                "job": "train",
+                "config": self.config.model_dump(mode="json"),
+                "code": self.opened.code,
+                "session": self.id,
+                "attempt": self.attempt,
+                "fingerprint": self.opened.fingerprint,
+                "lineage": found.lineage,
+                "checkpoint": None if found.kind == "fresh" else found.step,
+                "cut": found.manifest.cut if found.manifest else None,
+            },
+        )
+        workers = Workers(WORKER, self.folder, self.processes)
+        try:
+            return self._watch(workers)
+        finally:
+            workers.end()
+            self.progress.show()
+            self.last_lines = workers.last_lines()
+
+    def _watch(self, workers: Workers) -> str:
+        while not workers.wait(POLL_SECONDS):
+            self.progress.show()
+            self.custody.upload(self.config.keep)
+            if self.interrupts > 1:
+                return "stopped"
+            if self._deadline_near() and not self.why_stopped:
+                self.why_stopped = f"session_hours={self.config.session_hours:g} are over"
+                self.say(f"{self.why_stopped}: saving and pausing.")
+            if self.why_stopped and not self.folder.stop_request.exists():
+                self.folder.request(self.folder.stop_request)
+            silent, phase = workers.silent_for()
+            if silent > 60 * PHASE_MINUTES.get(phase, self.config.hang_minutes):
+                return f"the workers hung: no sign of life for {silent:.0f} s in phase {phase}"
+        code = workers.process.returncode
+        return f"the worker was killed ({signal.Signals(-code).name})" if code < 0 else f"the workers ended with {code}"
+
+    def _deadline_near(self) -> bool:
+        if self.config.session_hours is None:
+            return False
+        seconds = 3600 * self.config.session_hours
+        # Room for the last step, its save and its upload, by the slowest of each so far.
+        slowest = sum(self.progress.slowest.get(kind, 0.0) for kind in ("step", "save", "upload"))
+        return time.monotonic() - self.began > seconds - min(seconds / 5, max(30.0, 3 * slowest))
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """First Ctrl-C or SIGTERM: save and pause. Second Ctrl-C: stop at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, _: FrameType | None) -> None:
+            name = "interrupted" if number == signal.SIGINT else "asked to end by SIGTERM"
+            if number == signal.SIGINT or not self.interrupts:
+                self.interrupts += 1
+            if self.interrupts == 1:
+                self.why_stopped = self.why_stopped or name
+                again = " Once more stops at once, without saving." if number == signal.SIGINT else ""
+                self.say(f"{name[0].upper()}{name[1:]}: saving and pausing.{again}")
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _finish(self, found: resume.Resume) -> Outcome:
+        assert found.manifest is not None
+        publish_adapter(self.opened, found.manifest)
+        return self._end("finished", "all steps are done")
+
+    def _end(self, word: Word, reason: str) -> Outcome:
+        """Write the ledger, let go of the lease, and say what is where."""
+        newest, stored = self.custody.newest_local(), self.custody.stored_step
+        manifest = Manifest.read(self.folder.checkpoint(newest)) if newest is not None else None
+        self.log.write("end", outcome=word, reason=reason, step=newest or 0, on_store=stored)
+        released = self.custody.release(reason)
+        self.say(f"{word[0].upper()}{word[1:]}: {reason}. {self.custody.kept()}")
+        return self._outcome(word, reason, manifest, on_store=released and newest is not None and newest == stored)
+
+    def _outcome(self, word: Word, reason: str, manifest: Manifest | None, on_store: bool) -> Outcome:
+        return Outcome(
+            outcome=word,
+            run=self.config.run,
+            step=manifest.step if manifest else 0,
+            total_steps=manifest.total_steps if manifest else None,
+            resumed_from=self.resumed_from,
+            skipped_checkpoints=self.skipped,
+            session=self.id,
+            reason=reason,
+            checkpoint=manifest.nonce if manifest else None,
+            on_store=on_store,
+            adapter_sha256=manifest.files[WEIGHTS].sha256 if manifest and word == "finished" else None,
+        )
+
+
+def training_processes(asked: int | str, train_batch_size: int) -> int:
+    """`auto`: one per GPU, or one; never more than a step has samples."""
+    if isinstance(asked, int):
+        return asked
+    return max(1, min(gpu_count(), train_batch_size))
+
+
+def publish_adapter(opened: Opened, manifest: Manifest) -> None:
+    """Put a checkpoint's adapter at `adapter/`, with its tokenizer, as plain PEFT reads it."""
+    source, target = opened.folder.checkpoint(manifest.step), opened.folder.adapter
+    aside = target.with_name(".adapter.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    for name in manifest.files:
+        if name in ADAPTER_FILES or name.startswith(("tokenizer", "chat_template", "special_tokens")):
+            shutil.copyfile(source / name, aside / name)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+
+
+def restore_finished(opened: Opened, manifest: Manifest) -> None:
+    """Bring back what a finished run leaves on a machine: adapter, evaluation, events."""
+    publish_adapter(opened, manifest)
+    if not opened.folder.evaluation.exists():
+        opened.store.fetch_kind("evaluation", opened.folder.evaluation)
+    opened.store.fetch_events(opened.folder.events)
