@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteriaList
 
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data import chat
@@ -60,15 +60,14 @@ def describe(config: RunConfig, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-class _Beat(StoppingCriteria):
-    """Stops nothing; says after each token that generation is alive."""
+def _alive(beat: Callable[[], None]) -> Callable[..., torch.Tensor]:
+    """A stopping criterion that stops nothing and says after each token that generation is alive."""
 
-    def __init__(self, beat: Callable[[], None]) -> None:
-        self.beat = beat
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        self.beat()
+    def criterion(input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
+        beat()
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+    return criterion
 
 
 def answer(
@@ -89,7 +88,7 @@ def answer(
                 pad_token_id=chat.pad_id(tokenizer),
                 use_cache=True,
             ),
-            stopping_criteria=StoppingCriteriaList([_Beat(beat)] if beat else []),
+            stopping_criteria=StoppingCriteriaList([_alive(beat)] if beat else []),
         )
     # The prompt is cut off by its length: its words may stand in the answer as well.
     new = output[0, len(prompt) :].tolist()

@@ -2,15 +2,16 @@
 
 | field | meaning |
 |---|---|
-| `id`, `host`, `processes`, `versions` | which session, where, with what |
+| `id`, `job`, `host`, `processes`, `versions` | which session, to train or to evaluate, where, with what |
 | `started`, `ended` | times of its first and its end event; `ended` is null while it lives, or where it was killed |
 | `last_event` | when it last gave a sign; closes the record of a session that was killed |
 | `from_step`, `to_step` | the step it began at, and the newest step that it saved |
 | `ended_because` | `finished: …`, `paused: …`, `stopped: …`, `failed: …`, `killed`, or null |
 | `attempts` | launches whose worker came up |
-| `seconds` | `wall`; and of it `training` (all steps), `kept` (steps up to `to_step`, a step done again counted once, as \
-the last time), `loading`, `saving`, `evaluation` |
+| `seconds` | `wall`; of it `training` (all steps), `kept` (steps up to `to_step`), `loading`, `saving`, `evaluation` |
 | `warnings` | their messages |
+
+A step done again inside a session counts once in `kept`, with the seconds of the last time.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def record(events_of_one_session: Sequence[Event]) -> Record:
     to_step = max([from_step, *(event["step"] for event in events if event["event"] == "save")])
     return {
         "id": first["session"],
+        "job": began.get("job", "train"),
         "started": first["time"],
         "ended": end["time"] if end else None,
         "last_event": last["time"],
@@ -70,10 +72,10 @@ def goodput(records: Sequence[Record]) -> float | None:
     A session whose last saves were lost with its machine is followed by one that begins below them: those steps are
     done again, so of its kept seconds only the share of the steps below the follower's start counts.
     """
-    wall = sum(one["seconds"]["wall"] for one in records)
+    wall: float = sum(one["seconds"]["wall"] for one in records)
     if wall <= 0:
         return None
-    kept = 0.0
+    kept: float = 0.0
     for number, one in enumerate(records):
         done = one["to_step"] - one["from_step"]
         begins = min([one["to_step"], *(later["from_step"] for later in records[number + 1 :])])

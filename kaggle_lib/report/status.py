@@ -1,0 +1,83 @@
+"""A run, as its store knows it: for a program (`status --json`) and for a person."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from kaggle_lib.checkpoints.store import StoreState
+from kaggle_lib.runs.ledger import goodput
+
+
+def status(run: str, store_state: StoreState, now: float | None = None) -> dict[str, Any]:
+    """What `status --json` prints: `run`, `state` (empty, running, paused, finished, failed), `step`, `total_steps`,
+    `checkpoint` {`step`, `id`, `bytes`}, `lease` {`session`, `host`, `expires`}, `sessions` and `goodput`.
+
+    `step` is the newest good checkpoint's (0: none). `total_steps`, `checkpoint`, `lease` and `goodput` are null where
+    they are not known. `now`: seconds since 1970 by the store's clock; this machine's unless given.
+    """
+    good = next((stored for stored in store_state.checkpoints if stored.problem is None and stored.manifest), None)
+    manifest = good.manifest if good else None
+    lease = store_state.lease
+    return {
+        "run": run,
+        "state": _state(store_state, manifest is not None and manifest.finished, time.time() if now is None else now),
+        "step": manifest.step if manifest else 0,
+        "total_steps": manifest.total_steps if manifest else None,
+        "checkpoint": {"step": good.step, "id": good.id, "bytes": good.bytes} if good else None,
+        "lease": {"session": lease.session, "host": lease.host, "expires": _iso(lease.expires)} if lease else None,
+        "sessions": [
+            {
+                **{name: record[name] for name in ("id", "started", "ended", "from_step", "to_step", "ended_because")},
+                "goodput": goodput([record]),
+            }
+            for record in store_state.ledger
+        ],
+        "goodput": goodput(store_state.ledger),
+    }
+
+
+def _state(store_state: StoreState, finished: bool, now: float) -> str:
+    if store_state.config is None:
+        return "empty"
+    if finished:
+        return "finished"
+    lease = store_state.lease
+    if lease and not lease.expired(now) and not lease.provably_dead():
+        return "running"
+    because = store_state.ledger[-1]["ended_because"] if store_state.ledger else None
+    return "failed" if because and because.split(":")[0] == "failed" else "paused"
+
+
+def as_text(status: dict[str, Any]) -> str:
+    """The same for a person, lines without an end of line at the end."""
+    run, state = status["run"], status["state"]
+    if state == "empty":
+        return f"Run {run}: nothing is on the store yet."
+    total = f" of {status['total_steps']}" if status["total_steps"] else ""
+    lines = [f"Run {run}: {state}, step {status['step']}{total}"]
+    if checkpoint := status["checkpoint"]:
+        lines.append(
+            f"Checkpoint: step {checkpoint['step']}, {checkpoint['bytes'] / 1e6:.1f} MB, id {checkpoint['id']}"
+        )
+    else:
+        lines.append("Checkpoint: none yet")
+    if lease := status["lease"]:
+        lines.append(f"Lease: session {lease['session']} on {lease['host']}, until {lease['expires']}")
+    lines.append(f"Goodput: {percent(status['goodput'])} of the paid time is in kept training steps")
+    lines.append("Sessions:" if status["sessions"] else "Sessions: none yet")
+    for session in status["sessions"]:
+        lines.append(
+            f"  {session['id']}  {session['started']}  steps {session['from_step']} to {session['to_step']}, "
+            f"goodput {percent(session['goodput'])}, {session['ended_because'] or 'no end recorded'}"
+        )
+    return "\n".join(lines)
+
+
+def percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{100 * share:.0f} %"
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

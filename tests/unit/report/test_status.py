@@ -1,0 +1,137 @@
+"""A run's state and what `status` says of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from kaggle_lib.checkpoints.lease import Lease
+from kaggle_lib.checkpoints.manifest import FileEntry, Manifest
+from kaggle_lib.checkpoints.store import Stored, StoreState
+from kaggle_lib.report.status import as_text, status
+
+NOW = 1_800_000_000.0
+
+
+def record(number, **more):
+    return {
+        "id": f"2026112{number}T100000-aaaa1111",
+        "started": f"2026-11-2{number}T10:00:00.000Z",
+        "ended": f"2026-11-2{number}T10:01:40.000Z",
+        "from_step": 0,
+        "to_step": 30,
+        "ended_because": "paused: session_hours=9 are over",
+        "seconds": {"wall": 100.0, "kept": 61.0},
+        **more,
+    }
+
+
+def stored(step, total=60, problem=None):
+    entry = FileEntry(size=4, sha256="0" * 64)
+    named = dict.fromkeys(("fingerprint", "lineage", "session", "nonce"), "x")
+    manifest = Manifest(step=step, total_steps=total, files={"optimizer.pt": entry}, versions={}, cut={}, **named)
+    return Stored(step=step, id=f"id{step}", bytes=1_234_567, manifest=manifest, problem=problem)
+
+
+def lease(expires):
+    # A machine that is not this one, so that nothing can be proved about its process.
+    return Lease(
+        session="20261125T100000-bbbb2222",
+        host="elsewhere",
+        machine="x",
+        boot_id="b",
+        pid_namespace="p",
+        pid=1,
+        pid_started=1,
+        expires=expires,
+    )
+
+
+def state(**more):
+    return StoreState(**{"config": {"run": "a"}, "ledger": [record(1)], "checkpoints": [stored(30)], **more})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (StoreState(), "empty"),
+        (state(checkpoints=[], ledger=[]), "paused"),
+        (state(), "paused"),
+        (state(lease=lease(NOW + 1)), "running"),
+        (state(lease=lease(NOW - 1)), "paused"),
+        (state(checkpoints=[stored(60), stored(50)]), "finished"),
+        (state(ledger=[record(1), record(2, ended_because="failed: The loss of step 7 is nan.")]), "failed"),
+        (state(ledger=[record(1, ended_because="failed: x"), record(2)]), "paused"),
+        (state(ledger=[record(1, ended=None, ended_because=None)]), "paused"),
+    ],
+)
+def test_state(given, expected):
+    assert status("a", given, NOW)["state"] == expected
+
+
+def test_a_holder_of_the_lease_that_is_dead_for_certain_is_not_running():
+    mine = Lease.mine("20261125T100000-bbbb2222").model_copy(update={"expires": NOW + 100})
+    assert status("a", state(lease=mine), NOW)["state"] == "running"
+    dead = mine.model_copy(update={"pid_started": mine.pid_started - 1})
+    assert status("a", state(lease=dead), NOW)["state"] == "paused"
+
+
+def test_fields_are_those_that_others_rely_on():
+    ledger = [record(1), record(2, from_step=30, to_step=40, ended=None, ended_because=None)]
+    given = state(lease=lease(NOW), ledger=ledger, checkpoints=[stored(40, problem=("a", "b")), stored(30)])
+    assert status("a", given, NOW) == {
+        "run": "a",
+        "state": "paused",
+        "step": 30,
+        "total_steps": 60,
+        "checkpoint": {"step": 30, "id": "id30", "bytes": 1_234_567},
+        "lease": {"session": "20261125T100000-bbbb2222", "host": "elsewhere", "expires": "2027-01-15T08:00:00Z"},
+        "sessions": [
+            {
+                "id": "20261121T100000-aaaa1111",
+                "started": "2026-11-21T10:00:00.000Z",
+                "ended": "2026-11-21T10:01:40.000Z",
+                "from_step": 0,
+                "to_step": 30,
+                "ended_because": "paused: session_hours=9 are over",
+                "goodput": 0.61,
+            },
+            {
+                "id": "20261122T100000-aaaa1111",
+                "started": "2026-11-22T10:00:00.000Z",
+                "ended": None,
+                "from_step": 30,
+                "to_step": 40,
+                "ended_because": None,
+                "goodput": 0.61,
+            },
+        ],
+        "goodput": 0.61,
+    }
+
+
+def test_empty():
+    assert status("a", StoreState()) == {
+        "run": "a",
+        "state": "empty",
+        "step": 0,
+        "total_steps": None,
+        "checkpoint": None,
+        "lease": None,
+        "sessions": [],
+        "goodput": None,
+    }
+    assert as_text(status("a", StoreState())) == "Run a: nothing is on the store yet."
+
+
+def test_text():
+    given = state(lease=lease(NOW + 1), ledger=[record(1), record(2, from_step=30, ended=None, ended_because=None)])
+    assert as_text(status("a", given, NOW)) == (
+        "Run a: running, step 30 of 60\n"
+        "Checkpoint: step 30, 1.2 MB, id id30\n"
+        "Lease: session 20261125T100000-bbbb2222 on elsewhere, until 2027-01-15T08:00:01Z\n"
+        "Goodput: 30 % of the paid time is in kept training steps\n"
+        "Sessions:\n"
+        "  20261121T100000-aaaa1111  2026-11-21T10:00:00.000Z  steps 0 to 30, goodput 61 %, "
+        "paused: session_hours=9 are over\n"
+        "  20261122T100000-aaaa1111  2026-11-22T10:00:00.000Z  steps 30 to 30, goodput 0 %, no end recorded"
+    )
