@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -199,8 +199,10 @@ class FolderClaim:
             with self._files.reporting(doing):
                 yield
         except StoreError:
-            if self._files.lease_json.exists():
-                self._check()
+            # A store that cannot even be looked at accuses nobody.
+            with suppress(OSError, StoreError):
+                if self._files.lease_json.exists():
+                    self._check()
             raise
 
     def _check(self) -> None:
