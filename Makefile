@@ -1,0 +1,39 @@
+# `make setup` needs make and a Python 3.11 with venv, nothing else; everything goes into .venv of this folder.
+PYTHON ?= python3.11
+TORCH_INDEX ?=
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
+
+.PHONY: setup demo test test-fast soak check clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements-cpu.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "Python 3.11, 3.12 or 3.13 with venv is needed: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Installing into .venv what requirements-cpu.txt lists; this takes some minutes."
+	@$(PYTHON) -m venv .venv
+	@$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) "$$(grep '^torch==' requirements-cpu.txt)")
+	@$(PIP) -r requirements-cpu.txt
+	@$(PIP) --no-deps -e .
+	@touch $@
+
+demo: setup
+	@$(BIN)/python -m kaggle_lib.demo
+
+test: setup
+	$(BIN)/python -m pytest -m "not soak"
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow and not soak"
+
+soak: setup
+	$(BIN)/python -m pytest -m soak
+
+check: setup
+	@$(BIN)/python tests/support/house.py
+
+# Not `work` and `store`: runs are in there.
+clean:
+	rm -rf .venv build demo .cache .mypy_cache .ruff_cache .pytest_cache unsloth_compiled_cache *.egg-info

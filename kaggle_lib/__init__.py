@@ -1,0 +1,43 @@
+"""Fine-tune on free Kaggle GPUs: one run outlives many sessions, and resumes bit for bit.
+
+In a notebook:
+
+    import kaggle_lib as kl
+    kl.train(preset="tiny-cpu", run="first")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kaggle_lib.api import doctor, evaluate, report, status, train
+    from kaggle_lib.config import RunConfig
+    from kaggle_lib.runs.outcome import Outcome
+
+__version__ = "0.1.0"
+__all__ = ["Outcome", "RunConfig", "__version__", "doctor", "evaluate", "report", "status", "train"]
+
+# Looked up at first use (PEP 562), so that importing the package imports nothing heavy.
+_HOMES = {
+    "Outcome": "kaggle_lib.runs.outcome",
+    "RunConfig": "kaggle_lib.config",
+    "doctor": "kaggle_lib.api",
+    "evaluate": "kaggle_lib.api",
+    "report": "kaggle_lib.api",
+    "status": "kaggle_lib.api",
+    "train": "kaggle_lib.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

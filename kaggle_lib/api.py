@@ -1,0 +1,93 @@
+"""The notebook's functions, which the command line calls too. Each says on standard output what it does.
+
+All take `preset` (its name) or `config` (a YAML file), and on top any keys of the configuration as keywords. They
+return normally for a paused run, and raise a `UserError` only for what the user has to act on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kaggle_lib.config import RunConfig, parse, read_file, read_preset
+from kaggle_lib.errors import ConfigError
+from kaggle_lib.runs.outcome import Outcome
+
+if TYPE_CHECKING:
+    from kaggle_lib.report.doctor import Examination
+
+
+def gather(preset: str | None, config: str | Path | None, values: Mapping[str, object]) -> dict[str, object]:
+    """The given values: those of a preset or of a file, and `values` on top. Raises ConfigError for both at once."""
+    if preset is not None and config is not None:
+        raise ConfigError(["preset: give a preset or a config file, not both"])
+    base = read_preset(preset) if preset is not None else read_file(Path(config)) if config is not None else {}
+    return {**base, **values}
+
+
+def train(preset: str | None = None, config: str | Path | None = None, **values: object) -> Outcome:
+    """Train a run: fresh, resumed, or finished already. Returns how this session ended; a paused run is no error."""
+    from kaggle_lib.runs import supervise
+
+    return supervise.train(gather(preset, config, values), say=_say)
+
+
+def evaluate(preset: str | None = None, config: str | Path | None = None, **values: object) -> Outcome:
+    """Score base and tuned model on the held-out split, into `evaluation/`. An unfinished run: `not finished`."""
+    from kaggle_lib.runs import evaluating
+
+    return evaluating.evaluate(gather(preset, config, values), say=_say)
+
+
+def report(preset: str | None = None, config: str | Path | None = None, **values: object) -> Path:
+    """Write the run's page from this machine's run folder and the store; returns its path."""
+    from kaggle_lib.report import page
+    from kaggle_lib.runs.opening import open_run
+
+    opened = open_run(gather(preset, config, values), begun=True)
+    opened.folder.create()
+    opened.store.fetch_events(opened.folder.events)
+    if not opened.folder.evaluation.exists():
+        opened.store.fetch_kind("evaluation", opened.folder.evaluation)
+    path = page.build(opened.folder, opened.config, opened.state.ledger)
+    _say(f"The report is {path}")
+    return path
+
+
+def status(preset: str | None = None, config: str | Path | None = None, **values: object) -> dict[str, Any]:
+    """How a run stands, by its store alone; only `run` and `store` are looked at."""
+    from kaggle_lib.checkpoints.folder_store import FolderStore
+    from kaggle_lib.report.status import as_text
+    from kaggle_lib.report.status import status as status_of
+
+    parsed, problems = parse(gather(preset, config, values))
+    if problems:
+        raise ConfigError(problems)
+    # Base model and data do not matter for looking; all else that could be wrong with `run` and `store` is checked.
+    looked = RunConfig.create(
+        {"base_model": "-", "data": "-", **{name: parsed[name] for name in ("run", "store") if name in parsed}}
+    )
+    found = status_of(looked.run, FolderStore(Path(looked.store), looked.run).peek())
+    _say(as_text(found))
+    return found
+
+
+def doctor(preset: str | None = None, config: str | Path | None = None, **values: object) -> Examination:
+    """What is here, and what a run with these settings would miss."""
+    from kaggle_lib.report.doctor import as_text, examine
+
+    found = examine(gather(preset, config, values))
+    _say(as_text(found))
+    return found
+
+
+def plain(result: Any) -> Any:
+    """What `--json` prints of a function's result."""
+    if isinstance(result, Path):
+        return {"page": str(result)}
+    return result.to_json() if hasattr(result, "to_json") else result
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
