@@ -94,16 +94,14 @@ class _Choice:
                 return self._resume(manifest, "store")
         if self.damaged or self.stored:
             raise CheckpointError(
-                f"Run {self.folder.root.name!r} has checkpoints, but none verifies: "
-                + "; ".join(f"step {item.step}: {item.file} {item.reason}" for item in self._skipped({}))
-                + ".",
+                f"Run {self.folder.root.name!r} has checkpoints, but none verifies: {self._told()}.",
                 kept="Nothing was removed or renamed.",
                 todo="Restore one of them from a copy, or start another run (run=NAME).",
             )
-        skipped, notes = self._move()
+        notes = self._move()
         why = f"Starting at step 0: there is no checkpoint of this run in {self.folder.root} or {self.store.place}"
         lineage = self.lineage or secrets.token_hex(16)
-        return Resume("fresh", 0, "none", lineage, _sentence(why, skipped), skipped=skipped, notes=notes)
+        return Resume("fresh", 0, "none", lineage, self._sentence(why), skipped=self._skipped(), notes=notes)
 
     def _look(self, step: int) -> Manifest | None:
         """The manifest of a local checkpoint that can be gone on from."""
@@ -147,29 +145,34 @@ class _Choice:
         self.passed.setdefault((step, error.file, error.reason), []).append(place)
         self.damaged |= damaged
 
-    def _skipped(self, kept: dict[int, Path]) -> list[Skipped]:
-        found = []
-        for (step, file, reason), places in self.passed.items():
-            where = [
-                f"{place}, kept as {kept[step].name}" if step in kept and "folder" in place else place
-                for place in places
-            ]
-            found.append(Skipped(step, file, f"{reason} ({'; '.join(where)})"))
-        return found
+    def _skipped(self) -> list[Skipped]:
+        return [Skipped(step, file, reason) for step, file, reason in self.passed]
 
-    def _move(self) -> tuple[list[Skipped], list[str]]:
+    def _told(self) -> str:
+        return ", ".join(
+            f"step {step} ({file} {reason}, {' and '.join(places)})"
+            for (step, file, reason), places in self.passed.items()
+        )
+
+    def _sentence(self, why: str) -> str:
+        return f"{why}; passed over: {self._told()}." if self.passed else f"{why}."
+
+    def _move(self) -> list[str]:
         """Give the local ones that are passed over a name of their own, so that no save ever meets them."""
-        kept = {step: set_aside(self.folder.checkpoint(step), why) for step, why in self.moves.items()}
-        notes = [
-            f"The save of step {step} in the run folder was cut off; it is kept as {path.name}."
-            for step, path in kept.items()
-            if self.moves[step] == "unfinished"
-        ]
-        return self._skipped(kept), notes
+        notes = []
+        for step, why in self.moves.items():
+            kept = set_aside(self.folder.checkpoint(step), why)
+            what = {
+                "damaged": f"The checkpoint of step {step} in the run folder is damaged",
+                "foreign": f"The checkpoint of step {step} in the run folder is another run's",
+                "unfinished": f"The save of step {step} in the run folder was cut off",
+            }[why]
+            notes.append(f"{what}; it is kept as {kept}.")
+        return notes
 
     def _resume(self, manifest: Manifest, source: Literal["local", "store"]) -> Resume:
         step, path = manifest.step, self.folder.checkpoint(manifest.step)
-        skipped, notes = self._move()
+        notes = self._move()
         if source == "store":
             self._fetched(step).rename(path)
             fsync_directory(path.parent)
@@ -196,24 +199,18 @@ class _Choice:
             step,
             source,
             self.lineage,
-            _sentence(why, skipped),
+            self._sentence(why),
             stored=stored,
             path=path,
             to_commit=path if stored is None else None,
             manifest=manifest,
-            skipped=skipped,
+            skipped=self._skipped(),
             notes=notes,
         )
 
 
 def _foreign(path: Path, manifest: Manifest) -> CheckpointError:
     return damaged(path, NAME, f"is of another run of this name (lineage {manifest.lineage[:8]})")
-
-
-def _sentence(why: str, skipped: list[Skipped]) -> str:
-    if skipped:
-        why += "; passed over: " + ", ".join(f"step {item.step} ({item.file} {item.reason})" for item in skipped)
-    return why + "."
 
 
 @contextmanager
