@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from kaggle_lib import __version__, api
-from kaggle_lib.config import describe, preset_names, read_assignments
+from kaggle_lib.config import describe
 from kaggle_lib.errors import LeaseHeld, NotFinished, UserError
 from kaggle_lib.files import dump_json
+from kaggle_lib.presets import preset_names, read_assignments
 
 ABOUT = f"""Fine-tune on free Kaggle GPUs: one run outlives many sessions, and resumes bit for bit.
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaggle_lib.config import RunConfig, parse, read_file, read_preset
+from kaggle_lib.config import RunConfig, parse
 from kaggle_lib.errors import ConfigError
+from kaggle_lib.presets import read_file, read_preset
 from kaggle_lib.runs.outcome import Outcome
 
 if TYPE_CHECKING:

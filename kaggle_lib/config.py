@@ -18,13 +18,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from kaggle_lib.errors import ConfigError, ResumeError
 
-PRESETS = Path(__file__).parent / "presets"
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 # May a later session of the same run change it? "same": it must be equal, because the weights depend on it.
@@ -184,6 +182,9 @@ class RunConfig(BaseModel):
         found = []
         if not RUN_NAME.fullmatch(self.run) or self.run in (".", ".."):
             found.append(f"run: {self.run!r} is no run name. Use letters, digits, dot, dash, underscore; at most 64")
+        for name in ("store", "work_dir", "base_model", "data", "question_column", "answer_column"):
+            if not getattr(self, name).strip():
+                found.append(f"{name}: should not be empty")
         if self.validation_fraction + self.test_fraction >= 1:
             found.append("validation_fraction: with test_fraction it leaves no rows to train on")
         if isinstance(self.token_budget, int) and self.token_budget < 1:
@@ -325,65 +326,6 @@ def nearest(name: str) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-class _TextLoader(yaml.BaseLoader):
-    """YAML without implicit types (`1e-4`, `007`, `off` stay text), and with doubled keys refused."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise ConfigError([f"line {key.start_mark.line + 1}: {key.value!r} stands there twice"])
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_file(path: Path) -> dict[str, object]:
-    """The values of a YAML file, as text. Raises ConfigError where it is no file of `key: value` lines."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _TextLoader)  # a BaseLoader: text only
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from None
-    except UnicodeDecodeError:
-        raise ConfigError([f"{path}: is not UTF-8 text"]) from None
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{path}: is not YAML ({' '.join(str(error).split())})"]) from None
-    except ConfigError as error:
-        raise ConfigError([f"{path}: {error}"]) from None
-    if content in (None, ""):
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError([f"{path}: should hold `key: value` lines"])
-    return content
-
-
-def preset_names() -> list[str]:
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
-
-
-def read_preset(name: str) -> dict[str, object]:
-    """A preset's values, as text. Raises ConfigError naming the known ones."""
-    if name not in preset_names():
-        raise ConfigError([f"preset: {name!r} is not one of {', '.join(preset_names())}"])
-    return read_file(PRESETS / f"{name}.yaml")
-
-
-def read_assignments(assignments: list[str]) -> dict[str, object]:
-    """`key=value` words of the command line. Raises ConfigError for a word without `=` or a key given twice."""
-    values: dict[str, object] = {}
-    problems = []
-    for word in assignments:
-        name, equals, value = word.partition("=")
-        if not equals:
-            problems.append(f"--set {word}: should be key=value")
-        elif name in values:
-            problems.append(f"--set {word}: {name} is given twice")
-        else:
-            values[name] = value
-    if problems:
-        raise ConfigError(problems)
-    return values
-
-
 def merge(frozen: RunConfig, given: Mapping[str, object]) -> RunConfig:
     """The configuration of a session that resumes: the run's own, and on top what may change and was given.
 
@@ -430,8 +372,14 @@ def describe() -> list[tuple[str, str, str, str]]:
         kinds = _kinds(field.annotation)
         literals = [choice for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)]
         default = "required" if field.is_required() else _shown(field.default)
-        rows.append((name, _expected(kinds, literals).replace("'", ""), default, field.description or ""))
+        takes = " ".join([_expected(kinds, literals).replace("'", ""), *_limits(field)])
+        rows.append((name, takes, default, field.description or ""))
     return rows
+
+
+def _limits(field: FieldInfo) -> list[str]:
+    words = {"ge": "from", "gt": "above", "lt": "below"}
+    return [f"{words[key]} {getattr(limit, key)}" for limit in field.metadata for key in words if hasattr(limit, key)]
 
 
 def _shown(value: object) -> str:

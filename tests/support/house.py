@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "config": BASE,
-    "presets": set(),
+    "presets": BASE,
     "session": LIBRARY,
     "checkpoints": LIBRARY,
     "data": LIBRARY,
@@ -38,7 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "report": LIBRARY | {"runs"},
     "kaggle": LIBRARY | {"runs", "report"},
 }
-TOP = LIBRARY | {"runs", "report", "kaggle", "api", "demo"}
+TOP = LIBRARY | {"presets", "runs", "report", "kaggle", "api", "demo"}
 # Modules of another room that are open to the worker's side: what passes between the two processes.
 SHARED_WITH_WORKER = {"runs.folder", "runs.events", "runs.outcome"}
 CLOSED_TO_WORKER = {"checkpoints.hub"}
@@ -102,7 +102,7 @@ def _module(root: Path, path: Path) -> str:
 
 
 def _forbidden(module: str, shown: str, found: Import) -> str | None:
-    room = (module.split(".") + [""])[1]
+    room = [*module.split("."), ""][1]
     library = found.name.split(".")[0]
     if library == PACKAGE:
         inner = found.name.removeprefix(PACKAGE).removeprefix(".")
