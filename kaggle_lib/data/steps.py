@@ -38,9 +38,8 @@ def cut_of(config: RunConfig) -> Cut:
 
     So a micro-batch of several samples never needs more memory than the longest sample alone.
     """
-    budget = config.token_budget
-    if budget == "auto":
-        budget = max(64, config.max_length // 64 * 64)
+    auto = max(64, config.max_length // 64 * 64)
+    budget = auto if config.token_budget == "auto" else config.token_budget
     return Cut(budget, config.min_micro_batches, config.padding_free)
 
 

@@ -52,17 +52,6 @@ class Custody:
                     told = True
                 time.sleep(min(5.0, max(0.1, left)))
 
-    def close_killed(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Records of earlier sessions that were killed, closed by the time of their last event."""
-        closed = []
-        for record in records:
-            if record.get("ended") is None and record["id"] != self.log.session:
-                seen = list(events.read(self.folder.events / f"{record['id']}.jsonl"))
-                if seen:
-                    record = ledger.record(seen)
-                closed.append(ledger.close_killed(record, seen[-1]["time"] if seen else record["started"]))
-        return closed
-
     def record(self) -> dict[str, Any]:
         return ledger.record(list(events.read(self.log.path)))
 

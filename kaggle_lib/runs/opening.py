@@ -10,7 +10,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kaggle_lib.checkpoints.store import FolderStore, Store, StoreState
+from kaggle_lib.checkpoints.folder_store import FolderStore
+from kaggle_lib.checkpoints.store import Store, StoreState
 from kaggle_lib.config import RunConfig, code_hash, fingerprint, merge, parse
 from kaggle_lib.errors import ConfigError, LeaseHeld
 from kaggle_lib.runs.folder import RunFolder

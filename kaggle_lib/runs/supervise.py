@@ -124,7 +124,6 @@ class Session:
 
     def _begin(self, found: resume.Resume, code_changed: str | None) -> None:
         self.opened.store.fetch_events(self.folder.events)
-        self.custody.close_killed(self.opened.store.peek().ledger)
         self.resumed_from = None if found.kind == "fresh" else found.step
         self.log.write(
             "session",

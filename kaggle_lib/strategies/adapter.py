@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def _config_of(model: Model, config: RunConfig) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return value.value if hasattr(value, "value") and isinstance(value, str) else value
+    return value.value if isinstance(value, Enum) else value
 
 
 def read(model: Model, folder: Path) -> None:

@@ -16,7 +16,9 @@ def padding_free(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     No attention mask: transformers makes the block-diagonal one from the positions. The first label of each sample is
     masked, for the token before it belongs to another sample.
     """
-    ids, labels, positions = [], [], []
+    ids: list[int] = []
+    labels: list[int] = []
+    positions: list[int] = []
     for row in rows:
         ids += row["input_ids"]
         labels += [IGNORED, *row["labels"][1:]]

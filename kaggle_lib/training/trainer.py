@@ -69,11 +69,14 @@ class RunTrainer(SFTTrainer):
         self.item: dict[str, Any] = {}
         self.step_loss, self.step_began = 0.0, 0.0
         args = sft_config(config, folder, steps.total, on_cpu)
+        # TRL casts a quantised model's adapter to bf16: fp16's scaler refuses that, and a resumed one would be rounded.
+        exact = {name: p.data.float() for name, p in model.named_parameters() if p.requires_grad}
         super().__init__(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
         self.remove_callback(PrinterCallback)
         self.add_callback(Decide(self))
-        for parameter in self.trainable:  # TRL casts quantised models' adapters to bf16, which fp16's scaler refuses
-            parameter.data = parameter.data.float()
+        for name, parameter in self.model.named_parameters():
+            if name in exact:
+                parameter.data = exact[name]
         # No DDP: one flat all-reduce per step instead, so the model is never wrapped.
         prepare = self.accelerator.prepare_model
         self.accelerator.prepare_model = lambda model, **_: prepare(model, device_placement=False, evaluation_mode=True)
