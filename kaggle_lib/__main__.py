@@ -13,7 +13,7 @@ import typer
 
 from kaggle_lib import __version__, api
 from kaggle_lib.config import describe
-from kaggle_lib.errors import LeaseHeld, NotFinished, UserError
+from kaggle_lib.errors import ConfigError, LeaseHeld, NotFinished, UserError
 from kaggle_lib.files import dump_json
 from kaggle_lib.presets import preset_names, read_assignments
 
@@ -101,7 +101,10 @@ def _call(
     """Call one of the notebook's functions; its result, or its error, decides what is printed and the exit code."""
     try:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            result = function(preset, config, **read_assignments(words or []))
+            values = read_assignments(words or [])
+            if taken := {"preset", "config"} & set(values):
+                raise ConfigError([f"--set {name}=…: is an option of its own, --{name}" for name in sorted(taken)])
+            result = function(preset, config, **values)
     except UserError as error:
         print(error, file=sys.stderr)
         if as_json:

@@ -10,18 +10,17 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
 import re
-import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from kaggle_lib.errors import ConfigError, ResumeError
+from kaggle_lib.values import expected, read
 
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -160,6 +159,7 @@ class RunConfig(BaseModel):
     @classmethod
     def _build(cls, parsed: dict[str, object], problems: list[str]) -> Self:
         broken = {problem.split(":")[0] for problem in problems}
+        config: Self | None = None
         try:
             config = cls.model_validate(parsed)
         except ValidationError as error:
@@ -172,39 +172,43 @@ class RunConfig(BaseModel):
                     problems.append(f"{name}: missing. {cls.model_fields[name].description}")
                 else:
                     problems.append(f"{name}: {_lower(item['msg'])}, not {item['input']!r}")
-            raise ConfigError(problems) from None
-        problems += config._contradictions()
-        if problems:
+        # Contradictions among the values that can be read are told together with those that cannot.
+        readable = {name: value for name, value in parsed.items() if name not in broken}
+        looked = config or cls.model_construct(None, **{"run": "-", "base_model": "-", "data": "-", **readable})
+        problems += [message for names, message in looked._contradictions() if not broken & set(names.split())]
+        if problems or config is None:
             raise ConfigError(problems)
         return config
 
-    def _contradictions(self) -> list[str]:
-        found = []
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
+        """(the fields that it is about, what is wrong)."""
         if not RUN_NAME.fullmatch(self.run) or self.run in (".", ".."):
-            found.append(f"run: {self.run!r} is no run name. Use letters, digits, dot, dash, underscore; at most 64")
+            yield "run", f"run: {self.run!r} is no run name. Use letters, digits, dot, dash, underscore; at most 64"
         for name in ("store", "work_dir", "base_model", "data", "question_column", "answer_column"):
             if not getattr(self, name).strip():
-                found.append(f"{name}: should not be empty")
+                yield name, f"{name}: should not be empty"
         if self.validation_fraction + self.test_fraction >= 1:
-            found.append("validation_fraction: with test_fraction it leaves no rows to train on")
+            yield (
+                "validation_fraction test_fraction",
+                "validation_fraction: with test_fraction it leaves no rows to train on",
+            )
         if isinstance(self.token_budget, int) and self.token_budget < 1:
-            found.append(f"token_budget: should be auto or at least 1, not {self.token_budget}")
+            yield "token_budget", f"token_budget: should be auto or at least 1, not {self.token_budget}"
         if isinstance(self.processes, int):
             if self.processes < 1:
-                found.append(f"processes: should be auto or at least 1, not {self.processes}")
+                yield "processes", f"processes: should be auto or at least 1, not {self.processes}"
             elif self.processes > self.train_batch_size:
-                found.append(
-                    f"processes: {self.processes} processes cannot share a step of {self.train_batch_size} samples"
-                )
+                shared = f"{self.processes} processes cannot share a step of {self.train_batch_size} samples"
+                yield "processes train_batch_size", f"processes: {shared}"
         if "://" not in self.store:
             store, work = Path(self.store).absolute() / self.run, Path(self.work_dir).absolute() / self.run
             if store == work or store in work.parents or work in store.parents:
-                found.append(f"store: {self.store!r} and work_dir {self.work_dir!r} lie in each other; use two folders")
+                nested = f"{self.store!r} and work_dir {self.work_dir!r} lie in each other; use two folders"
+                yield "store work_dir run", f"store: {nested}"
         elif not self.store.startswith("hf://"):
-            found.append(f"store: {self.store!r} is neither a folder nor hf://user/repo")
+            yield "store", f"store: {self.store!r} is neither a folder nor hf://user/repo"
         else:
-            found.append(f"store: {self.store!r}: this version stores in folders only")
-        return found
+            yield "store", f"store: {self.store!r}: this version stores in folders only"
 
     def frozen(self) -> dict[str, Any]:
         """The values that define the weights, as JSON types: equal in every session of a run."""
@@ -229,81 +233,6 @@ def _lower(message: str) -> str:
     return message[:1].lower() + message[1:].removesuffix(".")
 
 
-def _kinds(annotation: Any) -> list[Any]:
-    """The plain types a field allows, Literals as they are: `int | Literal["auto"]` gives both."""
-    if typing.get_origin(annotation) is Annotated:
-        return _kinds(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        return [kind for part in typing.get_args(annotation) for kind in _kinds(part)]
-    return [annotation]
-
-
-TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
-
-
-def _read(name: str, field: FieldInfo, value: object) -> object:
-    """`value` as the field's type. Raises ValueError saying what was expected."""
-    kinds = _kinds(field.annotation)
-    literals = [choice for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)]
-    if isinstance(value, str):
-        if value in literals:
-            return value
-        text = value.strip()
-        if type(None) in kinds and text == "":
-            return None
-        if bool in kinds and text.lower() in TRUE + FALSE:
-            return text.lower() in TRUE
-        if int in kinds and re.fullmatch(r"[+-]?[0-9]+", text):
-            return int(text)
-        if float in kinds and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
-            return _finite(float(text))
-        if str in kinds:
-            return value
-        if any(typing.get_origin(kind) is tuple for kind in kinds):
-            return tuple(part.strip() for part in text.split(",") if part.strip())
-    elif value is None and type(None) in kinds:
-        return None
-    elif isinstance(value, bool):
-        if bool in kinds:
-            return value
-    elif isinstance(value, int):
-        if int in kinds:
-            return value
-        if float in kinds:
-            return float(value)
-    elif isinstance(value, float) and float in kinds:
-        return _finite(value)
-    elif isinstance(value, (list, tuple)) and any(typing.get_origin(kind) is tuple for kind in kinds):
-        return tuple(value)
-    elif isinstance(value, Path) and str in kinds:
-        return str(value)
-    if str in kinds and isinstance(value, (bool, int, float)):
-        raise ValueError(
-            f"is text, and {value!r} came as {type(value).__name__}, so its spelling may be lost; "
-            f'quote it in a notebook, and with papermill use `-r {name} "{value}"` instead of -p'
-        )
-    raise ValueError(f"should be {_expected(kinds, literals)}, not {value!r}")
-
-
-def _finite(number: float) -> float:
-    if not math.isfinite(number):
-        raise ValueError(f"should be a finite number, not {number}")
-    return number
-
-
-def _expected(kinds: list[Any], literals: list[Any]) -> str:
-    names = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        type(None): "empty",
-    }
-    words = [names[kind] for kind in kinds if kind in names]
-    words += ["a list of names"] if any(typing.get_origin(kind) is tuple for kind in kinds) else []
-    return " or ".join([*(repr(choice) for choice in literals), *words])
-
-
 def parse(values: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
     """The typed values, and a line for each that cannot be read."""
     parsed: dict[str, object] = {}
@@ -314,7 +243,7 @@ def parse(values: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
             problems.append(f"{name}: there is no such key{nearest(name)}")
             continue
         try:
-            parsed[name] = _read(name, field, value)
+            parsed[name] = read(name, field.annotation, value)
         except ValueError as error:
             problems.append(f"{name}: {error}")
     return parsed, problems
@@ -369,10 +298,10 @@ def describe() -> list[tuple[str, str, str, str]]:
     """(name, values it takes, default, description) of every field: the help and the docs print this."""
     rows = []
     for name, field in RunConfig.model_fields.items():
-        kinds = _kinds(field.annotation)
-        literals = [choice for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)]
         default = "required" if field.is_required() else _shown(field.default)
-        takes = " ".join([_expected(kinds, literals).replace("'", ""), *_limits(field)])
+        takes = expected(field.annotation).replace("'", "")
+        for noun in ("a whole number", "a number"):
+            takes = takes.replace(noun, " ".join([noun, *_limits(field)]))
         rows.append((name, takes, default, field.description or ""))
     return rows
 

@@ -20,12 +20,13 @@ PACKAGE = "kaggle_lib"
 MOST_LINES, MOST_LINES_OF_A_FILE = 7500, 400
 
 # What a room may import beside itself. A top-level module of the package is a room of its own.
-BASE = {"config", "errors", "files"}
+BASE = {"config", "errors", "files", "values"}
 LIBRARY = BASE | {"session", "checkpoints", "data"}
 WORKER = {"strategies", "training", "evaluation"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
+    "values": set(),
     "config": BASE,
     "presets": BASE,
     "session": LIBRARY,
