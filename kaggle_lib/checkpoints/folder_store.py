@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -111,7 +110,6 @@ class FolderClaim:
         self._files, self._run, self._clock, self._lease = files, run, clock, lease
         self._head = self._next = ""
         self._committed_at: float | None = None
-        self._mutex = threading.Lock()
         self._move("claim")
 
     @property
@@ -188,7 +186,7 @@ class FolderClaim:
 
     @contextmanager
     def _writing(self, doing: str) -> Iterator[None]:
-        with self._reporting(doing), self._mutex, self._files.lock():
+        with self._reporting(doing), self._files.lock():  # between threads, too
             self._check()
             yield
 
@@ -216,7 +214,9 @@ class FolderClaim:
         else:
             session, host = (head["session"], head["host"]) if head else ("unknown", "an unknown host")
         if session == mine:
-            raise LeaseLost(f"Session {mine} no longer holds run {self._run!r}: it was released.", kept=KEPT)
+            raise LeaseLost(
+                f"Session {mine} no longer holds run {self._run!r}: it was released or claimed anew.", kept=KEPT
+            )
         raise LeaseLost(
             f"Run {self._run!r} was taken over by session {session} on {host}.",
             kept="What this session committed before is kept; it writes nothing more.",

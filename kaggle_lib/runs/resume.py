@@ -82,7 +82,7 @@ class _Choice:
         self.lineage = state.lineage
         self.passed: dict[tuple[int, str, str], list[str]] = {}  # (step, file, reason): the places where it is so
         self.moves: dict[int, str] = {}  # local steps to be renamed, and why
-        self.damaged = False
+        self.damaged = False  # something is there that should have been gone on from
 
     def made(self) -> Resume:
         for left in self.folder.checkpoints.glob(".*fetched-*"):
@@ -92,7 +92,7 @@ class _Choice:
                 return self._resume(manifest, "local")
             if step in self.stored and (manifest := self._fetch(self.stored[step])):
                 return self._resume(manifest, "store")
-        if self.damaged or self.stored:
+        if self.damaged:
             raise CheckpointError(
                 f"Run {self.folder.root.name!r} has checkpoints, but none verifies: {self._told()}.",
                 kept="Nothing was removed or renamed.",

@@ -153,10 +153,19 @@ def test_it_is_told_even_when_the_other_session_has_come_and_gone(store, events)
 def test_a_released_claim_writes_no_more(store, events):
     mine = claim(store)
     mine.release("paused", {"id": "A"}, events)
-    with pytest.raises(LeaseLost, match=r"^Session A no longer holds run 'r': it was released\."):
+    with pytest.raises(LeaseLost, match=r"^Session A no longer holds run 'r': it was released or claimed anew\."):
         mine.renew({"id": "A"}, events)
     assert store.peek().lease is None
     assert claim(store, "B").lease.session == "B"
+
+
+def test_of_two_claims_of_one_session_id_only_the_later_one_writes(store, events):
+    old = claim(store, "A")
+    claim(store, "B", take_over="A")
+    new = claim(store, "A", take_over="B")
+    with pytest.raises(LeaseLost, match=r"^Session A no longer holds run 'r': it was released or claimed anew\."):
+        old.renew({"id": "A"}, events)
+    new.renew({"id": "A"}, events)
 
 
 def test_a_commit_is_seen_with_its_record_its_events_and_a_new_head(store, make_store, tmp_path, events):
