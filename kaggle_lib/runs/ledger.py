@@ -54,7 +54,7 @@ def record(events_of_one_session: Sequence[Event]) -> Record:
             "kept": _sum(event for event in curve(events) if event["step"] <= to_step),
             "loading": _round(_loading(events)),
             "saving": _sum(event for event in events if event["event"] == "save"),
-            "evaluation": _sum(event for event in events if event["event"] == "evaluation"),
+            "evaluation": _round(_evaluating(events, (end or last)["time"])),
         },
         "warnings": [event["message"] for event in events if event["event"] == "warning"],
     }
@@ -67,11 +67,13 @@ def close_killed(killed: Record, last_time: str) -> Record:
 
 
 def goodput(records: Sequence[Record]) -> float | None:
-    """Kept training seconds ÷ paid wall seconds over `records`, in order; None where no time has passed.
+    """Kept training seconds ÷ paid wall seconds over the training sessions in `records`, in order; None where they
+    took no time. A session that only evaluated has none.
 
     A session whose last saves were lost with its machine is followed by one that begins below them: those steps are
     done again, so of its kept seconds only the share of the steps below the follower's start counts.
     """
+    records = [one for one in records if one["job"] == "train"]
     wall: float = sum(one["seconds"]["wall"] for one in records)
     if wall <= 0:
         return None
@@ -102,6 +104,12 @@ def _loading(events: Sequence[Event]) -> float:
             ready = next((event["time"] for event in own if event.get("phase") in ("train", "evaluate")), None)
             total += seconds_between(start, ready or own[-1]["time"])
     return total
+
+
+def _evaluating(events: Sequence[Event], until: str) -> float:
+    """The validations of a training session, or the whole work of one that evaluates."""
+    start = next((event["time"] for event in events if event.get("phase") == "evaluate"), until)
+    return _sum(event for event in events if event["event"] == "evaluation") + seconds_between(start, until)
 
 
 def _sum(events: Iterable[Event]) -> float:

@@ -15,6 +15,7 @@ NOW = 1_800_000_000.0
 def record(number, **more):
     return {
         "id": f"2026112{number}T100000-aaaa1111",
+        "job": "train",
         "started": f"2026-11-2{number}T10:00:00.000Z",
         "ended": f"2026-11-2{number}T10:01:40.000Z",
         "from_step": 0,

@@ -43,6 +43,7 @@ EVENTS = [
 def test_record_by_hand():
     assert record(EVENTS) == {
         "id": ID,
+        "job": "train",
         "started": "2026-11-25T10:00:00.000Z",
         "ended": "2026-11-25T10:01:00.000Z",
         "last_event": "2026-11-25T10:01:00.000Z",
@@ -105,6 +106,28 @@ def test_steps_that_a_later_session_had_to_do_again_do_not_count_twice():
     # Saved up to 14 (12 s kept over 4 steps), but the machine was lost with all after step 12.
     lost, after = record(EVENTS), {**record(EVENTS), "from_step": 12, "to_step": 14}
     assert goodput([lost, after]) == round((12.0 * 2 / 4 + 12.0) / 120, 4)
+
+
+def test_a_session_that_only_evaluates_is_recorded_and_left_out_of_the_goodput():
+    one = record(
+        [
+            event("session", 0, job="evaluate", from_step=14, resumed_from=14, host="box", processes=1),
+            event("phase", 2, phase="load", versions={}),
+            event("phase", 9, phase="evaluate"),
+            event("end", 40, outcome="finished", reason="evaluated", step=14, on_store=14),
+        ]
+    )
+    assert (one["job"], one["to_step"], one["ended_because"]) == ("evaluate", 14, "finished: evaluated")
+    assert one["seconds"] == {
+        "wall": 40.0,
+        "training": 0,
+        "kept": 0,
+        "loading": 7.0,
+        "saving": 0,
+        "evaluation": 31.0,
+    }
+    assert goodput([one]) is None
+    assert goodput([record(EVENTS), one]) == 0.2
 
 
 def test_no_time_no_goodput():

@@ -1,0 +1,226 @@
+"""The run's page: one HTML file with everything in it, the same bytes for the same run folder and ledger.
+
+Nothing is loaded from elsewhere, and all text of the data is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from kaggle_lib.config import POLICY, RECORDED, RunConfig
+from kaggle_lib.files import read_json, sha256_of, write_text
+from kaggle_lib.report import plots
+from kaggle_lib.runs import events
+from kaggle_lib.runs.events import Event
+from kaggle_lib.runs.folder import RunFolder
+from kaggle_lib.runs.ledger import Record, goodput
+
+PAGE = "index.html"
+# (key, name, help, whether lower is better) of the table base beside tuned.
+MEASURES = (
+    ("bits_per_byte", "Bits per byte", "of the answers' UTF-8; does not depend on the tokenizer", True),
+    ("perplexity", "Perplexity", "per token, weighted by tokens; tokens are parts of letters", True),
+    ("eot_nll", "End of turn", "nats for the token that ends the answer; in no other number here", True),
+)
+PARTS = (
+    ("kept", "kept training"),
+    ("redone", "training done again"),
+    ("loading", "loading"),
+    ("saving", "saving"),
+    ("evaluation", "validation"),
+    ("other", "other"),
+)
+
+
+def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record]) -> Path:
+    """Write `report/index.html` of the run folder and return its path. `ledger`: a record a session, in order.
+
+    Needs neither an evaluation nor a step: what is not there yet is named on the page.
+    """
+    happened = events.read_all(folder.events)
+    steps, validation = events.curve(happened), events.curve(happened, "evaluation")
+    result = _read_result(folder)
+    borders = [(number, record["from_step"]) for number, record in _training(ledger)[1:]]
+    html = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            config=config,
+            step=steps[-1]["step"] if steps else 0,
+            total_steps=steps[-1]["total_steps"] if steps else None,
+            tokens=sum(event["tokens"] for event in steps),
+            best=min(validation, key=lambda event: (event["bits_per_byte"], event["step"]), default=None),
+            figures={size: Markup(plots.curve(steps, validation, borders, size)) for size in plots.SIZES if steps},
+            result=result,
+            outdated=result is not None and _is_outdated(folder, result),
+            measures=MEASURES,
+            sessions=[_session(number, record) for number, record in enumerate(ledger, start=1)],
+            parts=PARTS,
+            goodput=goodput(ledger),
+            wall=sum(record["seconds"]["wall"] for record in ledger),
+            claim=claim(ledger),
+            changes=changes(ledger),
+            repeated=repeated(happened),
+            settings=_settings(config),
+        )
+    )
+    folder.report.mkdir(parents=True, exist_ok=True)
+    path = folder.report / PAGE
+    write_text(path, html)
+    return path
+
+
+def _training(ledger: Sequence[Record]) -> list[tuple[int, Record]]:
+    """The sessions that trained, with their numbers among all; what an evaluation ran on changes no weight."""
+    return [(number, record) for number, record in enumerate(ledger, start=1) if record["job"] == "train"]
+
+
+def changes(ledger: Sequence[Record]) -> list[dict[str, Any]]:
+    """Where a session's environment or process count is not the one before it: `session`, `step` (the last one before
+    it), `kind` (environment, processes) and `what` changed."""
+    known = [(number, record) for number, record in _training(ledger) if record["versions"]]
+    found = []
+    for (_, before), (number, record) in pairwise(known):
+        place = {"session": number, "step": record["from_step"]}
+        was, now = before["versions"], record["versions"]
+        what = [f"{name} {was.get(name)} → {now.get(name)}" for name in RECORDED if was.get(name) != now.get(name)]
+        if what:
+            found.append({**place, "kind": "environment", "what": ", ".join(what)})
+        if before["processes"] != record["processes"]:
+            what = [f"{before['processes']} → {record['processes']} processes"]
+            found.append({**place, "kind": "processes", "what": what[0]})
+    return found
+
+
+def claim(ledger: Sequence[Record]) -> str:
+    """One sentence: what may be said of this run's bytes."""
+    known = [record["versions"] for _, record in _training(ledger) if record["versions"]]
+    if not known:
+        return "No session has loaded the model yet, so there is nothing to claim."
+    found = changes(ledger)
+    on_gpu = any(versions.get("gpu", "none") != "none" for versions in known)
+    if on_gpu:
+        text = (
+            "On a GPU every step has the samples, the cut and the dropout of an uninterrupted run; equal bytes are not "
+            "claimed there, because not every kernel is deterministic."
+        )
+    elif not found:
+        return (
+            "Bit for bit: every session had the same environment on a CPU, so an uninterrupted run gives the same "
+            "bytes of adapter, optimizer and schedule, and the same loss and samples in every step."
+        )
+    else:
+        text = f"Bit for bit up to step {min(change['step'] for change in found)}, on a CPU."
+    if environment := [change["step"] for change in found if change["kind"] == "environment"]:
+        text += (
+            f" After step {min(environment)} the environment is another one: the run went on, "
+            "and the bit-for-bit claim ends there."
+        )
+    if processes := [change["step"] for change in found if change["kind"] == "processes"]:
+        text += (
+            f" After step {min(processes)} the number of processes is another one: the same samples, cuts and dropout "
+            "in every step, equal to rounding."
+        )
+    return text
+
+
+def repeated(happened: Sequence[Event]) -> dict[str, Any]:
+    """Steps that were done more than once: how many (`steps`), and those whose loss or samples `differed`."""
+    first: dict[int, Event] = {}
+    again: set[int] = set()
+    differed: set[int] = set()
+    for event in happened:
+        if event["event"] != "step":
+            continue
+        before = first.setdefault(event["step"], event)
+        if before is not event:
+            again.add(event["step"])
+            if (before["loss"], before["samples"]) != (event["loss"], event["samples"]):
+                differed.add(event["step"])
+    return {"steps": len(again), "differed": sorted(differed)}
+
+
+def _read_result(folder: RunFolder) -> dict[str, Any] | None:
+    try:
+        return dict(read_json(folder.evaluation / "result.json"))
+    except FileNotFoundError:
+        return None
+
+
+def _is_outdated(folder: RunFolder, result: Mapping[str, Any]) -> bool:
+    """The adapter that lies there is not the one that was evaluated."""
+    weights = folder.adapter / "adapter_model.safetensors"
+    return weights.is_file() and sha256_of(weights) != result["adapter_sha256"]
+
+
+def _session(number: int, record: Record) -> dict[str, Any]:
+    seconds = record["seconds"]
+    parts = {
+        "kept": seconds["kept"],
+        "redone": seconds["training"] - seconds["kept"],
+        **{name: seconds[name] for name in ("loading", "saving", "evaluation")},
+    }
+    parts["other"] = max(0.0, seconds["wall"] - sum(parts.values()))
+    whole = sum(parts.values())
+    return {
+        **record,
+        "number": number,
+        "goodput": goodput([record]),
+        "shares": {name: 100 * value / whole if whole else 0.0 for name, value in parts.items()},
+        "parts": parts,
+    }
+
+
+def _settings(config: RunConfig) -> dict[str, list[tuple[str, str, str]]]:
+    """(name, value, help) of every key, by whether it decides the weights."""
+    values = config.model_dump(mode="json")
+    groups: dict[str, list[tuple[str, str, str]]] = {"same": [], "free": []}
+    for name, value in values.items():
+        text = "–" if value is None else ", ".join(value) if isinstance(value, list) else _plain(value)
+        groups[POLICY[name]].append((name, text, RunConfig.model_fields[name].description or ""))
+    return groups
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(duration=duration, percent=percent, moment=moment, visible=visible)
+    return environment
+
+
+def duration(seconds: float) -> str:
+    """`3 h 20 min`, `4 min 5 s`, `12 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
+def moment(time: str) -> str:
+    """An event's time to the minute, in UTC."""
+    return time[:16].replace("T", " ")
+
+
+def visible(text: str) -> str:
+    """Control characters, which HTML forbids and a poor model writes, as their pictures (U+2400 and on)."""
+    return "".join(chr(0x2400 + ord(letter)) if letter < " " and letter not in "\t\n" else letter for letter in text)
