@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from kaggle_lib.runs.launch import PHASE_MINUTES, Workers, gpu_count
 from kaggle_lib.runs.opening import Opened, only_session, open_run
 from kaggle_lib.runs.outcome import Outcome, Skipped, Word
 from kaggle_lib.runs.progress import Progress
+from kaggle_lib.session.clock import Clock
 
 Say = Callable[[str], None]
 WORKER = "kaggle_lib.training.worker"
@@ -63,7 +63,7 @@ class Session:
         self.opened, self.say = opened, say
         self.config, self.folder = opened.config, opened.folder
         self.id = new_session_id()
-        self.began = time.monotonic()
+        self.clock = Clock.start(self.config.session_hours)
         self.log = events.EventLog(self.folder.events, self.id)
         self.custody = Custody(opened.store, self.folder, self.log, say)
         self.progress = Progress(self.log.path, self.config.logging_steps, say)
@@ -217,12 +217,11 @@ class Session:
         return f"the worker was killed ({signal.Signals(-code).name})" if code < 0 else f"the workers ended with {code}"
 
     def _deadline_near(self) -> bool:
-        if self.config.session_hours is None:
+        if self.clock.hours is None:
             return False
-        seconds = 3600 * self.config.session_hours
         # Room for the last step, its save and its upload, by the slowest of each so far.
         slowest = sum(self.progress.slowest.get(kind, 0.0) for kind in ("step", "save", "upload"))
-        return time.monotonic() - self.began > seconds - min(seconds / 5, max(30.0, 3 * slowest))
+        return self.clock.due(min(3600 * self.clock.hours / 5, max(30.0, 3 * slowest)))
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
