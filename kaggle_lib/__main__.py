@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
@@ -131,17 +132,35 @@ def _word(error: UserError) -> str:
     return "paused" if isinstance(error, LeaseHeld) else "failed"
 
 
+_printed: list[Any] = []
+
+
 def _print_json(value: Any) -> None:
+    _printed.append(value)
     print(dump_json(value), end="", flush=True)
+
+
+def _speak_utf8() -> None:
+    """Under a locale that is not UTF-8, start again in UTF-8 mode: Bengali in arguments and paths would be broken."""
+    if sys.getfilesystemencoding() != "utf-8":
+        program, *words = sys.orig_argv
+        os.execve(sys.executable, [program, "-X", "utf8", *words], {**os.environ, "PYTHONUTF8": "1"})
+    for stream in (sys.stdout, sys.stderr):
+        # PYTHONIOENCODING may still say something else, which would end the run with a UnicodeEncodeError.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    for stream in (sys.stdout, sys.stderr):
-        # Under a legacy locale Bengali would end the run with a UnicodeEncodeError.
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    app(prog_name="python -m kaggle_lib")
+    _speak_utf8()
+    try:
+        app(prog_name="python -m kaggle_lib")
+    except SystemExit as end:
+        # Our own errors have printed their object; this one is of the parser, which knows nothing of --json.
+        if end.code == 2 and "--json" in sys.argv and not _printed:
+            _print_json({"outcome": "failed", "reason": "wrong usage; standard error says what"})
+        raise
 
 
 if __name__ == "__main__":

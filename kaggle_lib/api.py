@@ -43,7 +43,6 @@ def evaluate(preset: str | None = None, config: str | Path | None = None, **valu
 
 def report(preset: str | None = None, config: str | Path | None = None, **values: object) -> Path:
     """Write the run's page from this machine's run folder and the store; returns its path."""
-    from kaggle_lib.report import page
     from kaggle_lib.runs.opening import open_run
 
     opened = open_run(gather(preset, config, values), begun=True)
@@ -51,6 +50,8 @@ def report(preset: str | None = None, config: str | Path | None = None, **values
     opened.store.fetch_events(opened.folder.events)
     if not opened.folder.evaluation.exists():
         opened.store.fetch_kind("evaluation", opened.folder.evaluation)
+    from kaggle_lib.report import page  # after the checks: it loads matplotlib
+
     path = page.build(opened.folder, opened.config, opened.state.ledger)
     _say(f"The report is {path}")
     return path
