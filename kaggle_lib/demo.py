@@ -82,7 +82,8 @@ def main() -> None:
     result = json.loads((FOLDER / "work" / "killed" / "evaluation" / "result.json").read_text(encoding="utf-8"))
     for side in ("base", "tuned"):
         numbers = result[side]
-        print(f"{side:5}  {numbers['bits_per_byte']:.3f} bits per byte, perplexity {numbers['perplexity']:.1f} per token")
+        bits, perplexity = numbers["bits_per_byte"], numbers["perplexity"]
+        print(f"{side:5}  {bits:.3f} bits per byte, perplexity {perplexity:.1f} per token", flush=True)
 
     say("6. The report")
     call("report", "killed")

@@ -54,7 +54,7 @@ def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, say: Say
             "code": opened.code,
             "session": log.session,
             "attempt": 0,
-            "fingerprint": opened.fingerprint,
+            "fingerprint": opened.fingerprint(),
             "lineage": found.lineage,
             "checkpoint": found.step,
             "cut": manifest.cut,

@@ -28,9 +28,9 @@ class Opened:
     folder: RunFolder
     fresh: bool
 
-    @property
     def fingerprint(self) -> str:
-        return fingerprint(self.config, self.code)
+        """Of the configuration and of the code that trains now, which an `allow_code_change` may have made another."""
+        return fingerprint(self.config, code_hash())
 
     def frozen(self) -> dict[str, Any]:
         """What the claim leaves on the store: the whole configuration, and the hash of our code."""

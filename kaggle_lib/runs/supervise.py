@@ -185,7 +185,7 @@ class Session:
                 "code": self.opened.code,
                 "session": self.id,
                 "attempt": self.attempt,
-                "fingerprint": self.opened.fingerprint,
+                "fingerprint": self.opened.fingerprint(),
                 "lineage": found.lineage,
                 "checkpoint": None if found.kind == "fresh" else found.step,
                 "cut": found.manifest.cut if found.manifest else None,
