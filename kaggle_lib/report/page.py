@@ -5,13 +5,14 @@ Nothing is loaded from elsewhere, and all text of the data is escaped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from kaggle_lib.config import POLICY, RECORDED, RunConfig
 from kaggle_lib.files import read_json, sha256_of, write_text
@@ -33,7 +34,7 @@ PARTS = (
     ("redone", "training done again"),
     ("loading", "loading"),
     ("saving", "saving"),
-    ("evaluation", "validation"),
+    ("evaluation", "evaluation"),
     ("other", "other"),
 )
 
@@ -200,7 +201,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(duration=duration, percent=percent, moment=moment, visible=visible)
+    environment.filters.update(duration=duration, percent=percent, moment=moment, visible=visible, code=code)
     return environment
 
 
@@ -219,6 +220,11 @@ def percent(share: float | None) -> str:
 def moment(time: str) -> str:
     """An event's time to the minute, in UTC."""
     return time[:16].replace("T", " ")
+
+
+def code(text: str) -> Markup:
+    """`name` in backticks as HTML's code; all else escaped."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def visible(text: str) -> str:

@@ -45,6 +45,7 @@ def curve(steps: Sequence[Event], validation: Sequence[Event], borders: Sequence
             for _, step in borders:
                 panel.axvline(step + 0.5, color=MUTED, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
         _name_borders(panels[0], borders)
+        panels[-1].set_xlim(0, max(event["step"] for event in steps) * 1.02)
         panels[-1].set_xlabel("step", color=INK)
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8 if size == "wide" else 5))
         return _svg(figure)

@@ -206,7 +206,8 @@ def test_page_tells_the_whole_run(run):
         "Bits per byte of the answers' UTF-8; does not depend on the tokenizer 2.000 1.500 −25.0 %",
         "Perplexity per token, weighted by tokens; tokens are parts of letters 20.000 8.000 −60.0 %",
         "The same 22 test rows for both, 6,001 tokens, 14,012 bytes of answers, after step 180.",
-        "Ended by that limit: base 5, tuned 1 of 5",
+        "new tokens: 7 a word of the reference, at least 64, at most 128.",
+        "Answers that this limit ended: base 5, tuned 1 of 5; half a letter was trimmed",
         "Steps 180 of 180",
         "0 → 60",
         "60 → 120",
@@ -218,6 +219,8 @@ def test_page_tells_the_whole_run(run):
         "27 steps were done more than once, after an end without a save, and gave the same loss",
         "Bit for bit: every session had the same environment on a CPU",
         "learning_rate 0.002 Peak learning rate.",
+        "max_steps 60 End after this many optimizer steps instead of epochs .",
+        "44 s on laptop evaluation finished: evaluated",
     ):
         assert told in text
     for question, answer in SAMPLES:
