@@ -80,6 +80,8 @@ class Custody:
                 good = [step for step in self.folder.checkpoint_steps() if self._finished(step)]
                 for step in good[keep:]:
                     shutil.rmtree(self.folder.checkpoint(step))
+                for left in self.folder.checkpoints.glob("step-*.unfinished-*"):  # saves that a kill cut off
+                    shutil.rmtree(left)
             elif self.claim.due():
                 self.claim.renew(self.record(), self.folder.events)
         except StoreError as error:

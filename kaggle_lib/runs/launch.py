@@ -78,6 +78,9 @@ class Workers:
             "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
+        if processes == 1 and (first := visible_gpus()[:1]):
+            # With two GPUs in sight and one process Trainer would split every batch over both (DataParallel).
+            environment["CUDA_VISIBLE_DEVICES"] = first[0]
         # The package must be found from wherever the notebook or the command runs.
         root = str(Path(__file__).parents[2])
         environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -128,13 +131,13 @@ class Workers:
         return "\n".join([line for line in lines if line.strip()][-count:])
 
 
-def gpu_count() -> int:
-    """CUDA GPUs of this machine that a process may use, without importing torch."""
+def visible_gpus() -> list[str]:
+    """Names of the CUDA GPUs that a process may use, as CUDA_VISIBLE_DEVICES takes them, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() and name.strip() != "-1"])
+        return [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+        return []
+    return [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]

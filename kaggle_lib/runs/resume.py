@@ -110,11 +110,10 @@ class _Choice:
             try:
                 manifest = verify(path)
             except CheckpointError as error:
-                if path.is_dir() and not (path / NAME).exists():
-                    self.moves[step] = "unfinished"  # no damage: the save was cut off, and the one before counts
-                else:
-                    self._pass(step, error, "in the run folder")
-                    self.moves[step] = "damaged"
+                # Without a manifest it is no damage: the save was cut off, and the one before counts.
+                cut_off = path.is_dir() and not (path / NAME).exists()
+                self._pass(step, error, "in the run folder", damaged=not cut_off)
+                self.moves[step] = "unfinished" if cut_off else "damaged"
                 return None
         if self.lineage is None:
             self.lineage = manifest.lineage

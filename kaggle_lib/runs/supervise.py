@@ -22,7 +22,7 @@ from kaggle_lib.errors import LeaseLost, UserError, WorkerError
 from kaggle_lib.files import write_json
 from kaggle_lib.runs import events, resume
 from kaggle_lib.runs.custody import Custody
-from kaggle_lib.runs.launch import PHASE_MINUTES, Workers, gpu_count
+from kaggle_lib.runs.launch import PHASE_MINUTES, Workers, visible_gpus
 from kaggle_lib.runs.opening import Opened, only_session, open_run
 from kaggle_lib.runs.outcome import Outcome, Skipped, Word
 from kaggle_lib.runs.progress import Progress
@@ -280,7 +280,7 @@ def training_processes(asked: int | str, train_batch_size: int) -> int:
     """`auto`: one per GPU, or one; never more than a step has samples."""
     if isinstance(asked, int):
         return asked
-    return max(1, min(gpu_count(), train_batch_size))
+    return max(1, min(len(visible_gpus()), train_batch_size))
 
 
 def publish_adapter(opened: Opened, manifest: Manifest) -> None:

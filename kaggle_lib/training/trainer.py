@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from trl import SFTTrainer
 
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data.steps import Steps, mix
-from kaggle_lib.errors import WorkerError
+from kaggle_lib.errors import CheckpointError, WorkerError
 from kaggle_lib.evaluation import likelihood
 from kaggle_lib.runs.events import EventLog
 from kaggle_lib.runs.folder import RunFolder
@@ -201,7 +202,9 @@ class RunTrainer(SFTTrainer):
             dist.barrier()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """The adapter has been read already, strictly; Trainer would load what it finds and only warn."""
+        """The adapter has been read already, strictly; without its state file Trainer would begin at step 0."""
+        if not (state := Path(resume_from_checkpoint) / snapshot.STATE).is_file():
+            raise CheckpointError(f"{state.parent.name}: {state.name} is missing, so the run cannot go on exactly.")
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Random numbers are seeded for each micro-batch, so there is no state to load."""

@@ -87,7 +87,8 @@ def test_a_save_that_was_cut_off_is_no_checkpoint_and_is_kept_beside(run):
     (run.folder.checkpoint(10) / "manifest.json").unlink()
     before = tree(run.folder.checkpoint(10))
     found = run.choose()
-    assert (found.kind, found.skipped) == ("fresh", [])
+    reason = "is missing, so the save was never finished"
+    assert (found.kind, found.skipped) == ("fresh", [Skipped(10, "manifest.json", reason)])
     kept = run.folder.checkpoints / "step-00000010.unfinished-1"
     assert found.notes == [f"The save of step 10 in the run folder was cut off; it is kept as {kept}."]
     assert tree(kept) == before
