@@ -1,5 +1,6 @@
 """However a session dies, the next one goes on bit for bit; nothing is lost beyond the last complete checkpoint."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import signal
 import pytest
 from support.sessions import Place, gone, train_under_fire
 
+from kaggle_lib.checkpoints.manifest import verify
 from kaggle_lib.runs.launch import descendants
 
 pytestmark = pytest.mark.slow
@@ -30,7 +32,7 @@ def whole_of_two(tmp_path_factory):
     return place
 
 
-def test_supervisor_killed_in_the_second_epoch_then_resumed_without_the_work_folder(whole, tmp_path):
+def test_supervisor_killed_in_the_second_epoch_then_resumed_on_another_machine(whole, tmp_path):
     place = Place(tmp_path)
     process = place.start()
     place.wait_for_step(process, 18)  # in the second of two epochs of 12 steps
@@ -40,6 +42,7 @@ def test_supervisor_killed_in_the_second_epoch_then_resumed_without_the_work_fol
     assert tree
     assert gone(tree)
     shutil.rmtree(place.root / "work")
+    place.work = tmp_path / "another" / "machine"
     stored = sorted(path.name for path in (place.stored / "checkpoints").iterdir() if path.name.startswith("step-"))
     resumed = place.call()
     assert f"step-{resumed['resumed_from']:08d}" == stored[-1]
@@ -50,8 +53,13 @@ def test_supervisor_killed_in_the_second_epoch_then_resumed_without_the_work_fol
     samples = [sample for _, ids, _, _ in place.curve() for sample in ids]
     assert sorted(samples[:48]) == sorted(samples[48:])
     assert len(set(samples[:48])) == 48
-    for path in place.root.joinpath("work").rglob("*"):
+    # The best step is known by its number, and nothing on the second machine leads to the first.
+    final = place.folder.checkpoint(24)
+    assert verify(final).best["step"] in (8, 16, 24)
+    assert json.loads((final / "trainer_state.json").read_text())["best_model_checkpoint"] is None
+    for path in place.work.rglob("*"):
         assert not path.is_symlink()
+        assert path.is_dir() or str(tmp_path / "work").encode() not in path.read_bytes(), path
 
 
 def test_worker_killed_is_started_again_in_the_same_session(whole, tmp_path):

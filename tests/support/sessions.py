@@ -27,17 +27,21 @@ class Place:
     root: Path
     run: str = "run"
     values: dict = field(default_factory=dict)
+    work: Path = None
+
+    def __post_init__(self):
+        self.work = self.work or self.root / "work"
 
     @property
     def folder(self) -> RunFolder:
-        return RunFolder(self.root / "work" / self.run)
+        return RunFolder(self.work / self.run)
 
     @property
     def stored(self) -> Path:
         return self.root / "store" / self.run
 
     def command(self, name: str, **more) -> list[str]:
-        given = {"run": self.run, "store": self.root / "store", "work_dir": self.root / "work"}
+        given = {"run": self.run, "store": self.root / "store", "work_dir": self.work}
         if name == "train":
             given |= {**SMALL, **self.values}
         words = [word for key, value in {**given, **more}.items() for word in ("--set", f"{key}={value}")]
@@ -139,6 +143,6 @@ def train_under_fire(place: Place, kills: int, seed: int, lose_work: float = 0.0
         if process.returncode == 1:
             assert "launches in a row came to no new checkpoint" in err, err
         if chance.random() < lose_work:
-            shutil.rmtree(place.root / "work", ignore_errors=True)
+            shutil.rmtree(place.work, ignore_errors=True)
             done["lost"] += 1
         assert done["sessions"] < 4 * kills + 10, done

@@ -204,3 +204,17 @@ def test_a_loss_that_is_not_finite_stops_and_saves_nothing(make_trainer):
     with pytest.raises(CheckpointError, match=r"The adapter is ruined: .*lora_A.* holds values that are not finite"):
         trainer._save_checkpoint(trainer.model, None)
     assert trainer.folder.checkpoint_steps() == []
+
+
+def test_a_validation_is_not_done_again_after_a_resume(make_trainer):
+    from kaggle_lib.strategies import adapter
+
+    values = {"max_steps": 4, "save_steps": 2, "eval_steps": 2}
+    first = make_trainer([9, 30, 14, 22], **values)
+    first.train()
+    second = make_trainer([9, 30, 14, 22], **values)
+    adapter.read(second.model, second.folder.checkpoint(2))
+    second.train(resume_from_checkpoint=str(second.folder.checkpoint(2)))
+    done = [event["step"] for event in events.read_all(second.folder.events) if event["event"] == "evaluation"]
+    assert done == [2, 4, 4]
+    assert second.state.best_metric == first.state.best_metric
