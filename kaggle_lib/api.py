@@ -6,6 +6,7 @@ return normally for a paused run, and raise a `UserError` only for what the user
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ def evaluate(preset: str | None = None, config: str | Path | None = None, **valu
 
 def report(preset: str | None = None, config: str | Path | None = None, **values: object) -> Path:
     """Write the run's page from this machine's run folder and the store; returns its path."""
+    from kaggle_lib.runs import ledger
     from kaggle_lib.runs.opening import open_run
 
     opened = open_run(gather(preset, config, values), begun=True)
@@ -52,7 +54,8 @@ def report(preset: str | None = None, config: str | Path | None = None, **values
         opened.store.fetch_kind("evaluation", opened.folder.evaluation)
     from kaggle_lib.report import page  # after the checks: it loads matplotlib
 
-    path = page.build(opened.folder, opened.config, opened.state.ledger)
+    records = ledger.closed(opened.state.ledger, opened.state.holder(time.time()))
+    path = page.build(opened.folder, opened.config, records)
     _say(f"The report is {path}")
     return path
 

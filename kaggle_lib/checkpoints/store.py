@@ -42,6 +42,12 @@ class StoreState:
     head: str | None = None
     checkpoints: list[Stored] = field(default_factory=list)
 
+    def holder(self, now: float) -> str | None:
+        """The session that may still be writing at `now` (seconds since 1970, by the store's clock)."""
+        if self.lease is None or self.lease.expired(now) or self.lease.provably_dead():
+            return None
+        return self.lease.session
+
 
 class Store(Protocol):
     """One run's place on a folder or on the Hub.

@@ -211,7 +211,7 @@ def _data(config: RunConfig, given: Mapping[str, object]) -> Iterator[Finding]:
     try:
         corpus = read.read(config)
     except UserError as error:
-        yield Finding("data", "missing", error.what, error.todo)
+        yield Finding("data", "missing", error.what.removeprefix("data: "), error.todo)
         return
     rows = f"{len(corpus.rows):,} rows, {len(corpus.set_aside)} set aside"
     yield Finding("data", "ok", f"{corpus.path} ({rows})")

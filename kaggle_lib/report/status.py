@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kaggle_lib.checkpoints.store import StoreState
-from kaggle_lib.runs.ledger import goodput
+from kaggle_lib.runs.ledger import closed, goodput
 
 
 def status(run: str, store_state: StoreState, now: float | None = None) -> dict[str, Any]:
@@ -20,9 +20,11 @@ def status(run: str, store_state: StoreState, now: float | None = None) -> dict[
     good = next((stored for stored in store_state.checkpoints if stored.problem is None and stored.manifest), None)
     manifest = good.manifest if good else None
     lease = store_state.lease
+    holder = store_state.holder(time.time() if now is None else now)
+    ledger = closed(store_state.ledger, holder)
     return {
         "run": run,
-        "state": _state(store_state, manifest is not None and manifest.finished, time.time() if now is None else now),
+        "state": _state(store_state, manifest is not None and manifest.finished, holder),
         "step": manifest.step if manifest else 0,
         "total_steps": manifest.total_steps if manifest else None,
         "checkpoint": {"step": good.step, "id": good.id, "bytes": good.bytes} if good else None,
@@ -32,19 +34,18 @@ def status(run: str, store_state: StoreState, now: float | None = None) -> dict[
                 **{name: record[name] for name in ("id", "started", "ended", "from_step", "to_step", "ended_because")},
                 "goodput": goodput([record]),
             }
-            for record in store_state.ledger
+            for record in ledger
         ],
-        "goodput": goodput(store_state.ledger),
+        "goodput": goodput(ledger),
     }
 
 
-def _state(store_state: StoreState, finished: bool, now: float) -> str:
+def _state(store_state: StoreState, finished: bool, holder: str | None) -> str:
     if store_state.config is None:
         return "empty"
     if finished:
         return "finished"
-    lease = store_state.lease
-    if lease and not lease.expired(now) and not lease.provably_dead():
+    if holder:
         return "running"
     because = store_state.ledger[-1]["ended_because"] if store_state.ledger else None
     return "failed" if because and because.split(":")[0] == "failed" else "paused"

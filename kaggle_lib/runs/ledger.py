@@ -66,6 +66,14 @@ def close_killed(killed: Record, last_time: str) -> Record:
     return {**killed, "ended": last_time, "last_event": last_time, "ended_because": "killed", "seconds": seconds}
 
 
+def closed(records: Iterable[Record], holder: str | None) -> list[Record]:
+    """The records, those without an end closed as killed unless theirs is the session that still holds the run."""
+    return [
+        one if one["ended"] or one["id"] == holder else close_killed(one, one.get("last_event") or one["started"])
+        for one in records
+    ]
+
+
 def goodput(records: Sequence[Record]) -> float | None:
     """Kept training seconds ÷ paid wall seconds over the training sessions in `records`, in order; None where they
     took no time. A session that only evaluated has none.

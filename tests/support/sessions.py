@@ -107,7 +107,7 @@ def gone(pids: list[int], seconds: float = 20) -> bool:
 
 
 def train_under_fire(place: Place, kills: int, seed: int, lose_work: float = 0.0) -> dict:
-    """Train to the end while `kills` random SIGKILLs hit anything in the process tree; what happened.
+    """Train to the end while up to `kills` random SIGKILLs hit anything in the process tree; what happened.
 
     With probability `lose_work` the work folder is gone after a session died. Every session's end must be one of:
     killed, finished, or (the workers killed too often in a row) an error that says so.

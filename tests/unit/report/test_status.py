@@ -10,6 +10,7 @@ from kaggle_lib.checkpoints.store import Stored, StoreState
 from kaggle_lib.report.status import as_text, status
 
 NOW = 1_800_000_000.0
+LIVING = "20261125T100000-bbbb2222"
 
 
 def record(number, **more):
@@ -18,6 +19,7 @@ def record(number, **more):
         "job": "train",
         "started": f"2026-11-2{number}T10:00:00.000Z",
         "ended": f"2026-11-2{number}T10:01:40.000Z",
+        "last_event": f"2026-11-2{number}T10:01:40.000Z",
         "from_step": 0,
         "to_step": 30,
         "ended_because": "paused: session_hours=9 are over",
@@ -36,7 +38,7 @@ def stored(step, total=60, problem=None):
 def lease(expires):
     # A machine that is not this one, so that nothing can be proved about its process.
     return Lease(
-        session="20261125T100000-bbbb2222",
+        session=LIVING,
         host="elsewhere",
         machine="x",
         boot_id="b",
@@ -99,10 +101,10 @@ def test_fields_are_those_that_others_rely_on():
             {
                 "id": "20261122T100000-aaaa1111",
                 "started": "2026-11-22T10:00:00.000Z",
-                "ended": None,
+                "ended": "2026-11-22T10:01:40.000Z",
                 "from_step": 30,
                 "to_step": 40,
-                "ended_because": None,
+                "ended_because": "killed",
                 "goodput": 0.61,
             },
         ],
@@ -125,7 +127,9 @@ def test_empty():
 
 
 def test_text():
-    given = state(lease=lease(NOW + 1), ledger=[record(1), record(2, from_step=30, ended=None, ended_because=None)])
+    given = state(
+        lease=lease(NOW + 1), ledger=[record(1), record(2, id=LIVING, from_step=30, ended=None, ended_because=None)]
+    )
     assert as_text(status("a", given, NOW)) == (
         "Run a: running, step 30 of 60\n"
         "Checkpoint: step 30, 1.2 MB, id id30\n"
@@ -134,5 +138,5 @@ def test_text():
         "Sessions:\n"
         "  20261121T100000-aaaa1111  2026-11-21T10:00:00.000Z  steps 0 to 30, goodput 61 %, "
         "paused: session_hours=9 are over\n"
-        "  20261122T100000-aaaa1111  2026-11-22T10:00:00.000Z  steps 30 to 30, goodput 0 %, no end recorded"
+        "  20261125T100000-bbbb2222  2026-11-22T10:00:00.000Z  steps 30 to 30, goodput 0 %, no end recorded"
     )
