@@ -66,10 +66,20 @@ def _evaluate(folder: RunFolder) -> None:
             f"Run {config.run!r} has no adapter in {folder.adapter}.", todo="Train it first; `train` puts it there."
         )
 
+    from kaggle_lib.data import curate, read
+
+    chosen = choose(curate.curate(read.read(config), config).test, config.seed)
+    if not chosen:
+        raise UserError(
+            f"Run {config.run!r} has no test rows, so there is nothing to evaluate on.",
+            kept="The adapter is as it was.",
+            todo="Start another run with test_fraction above 0, or with more rows.",
+        )
+
     import torch
 
     from kaggle_lib import strategies
-    from kaggle_lib.data import curate, read, tokenise
+    from kaggle_lib.data import tokenise
     from kaggle_lib.strategies import adapter
 
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -82,14 +92,6 @@ def _evaluate(folder: RunFolder) -> None:
     adapter.read(model, folder.adapter)
     model = strategy.for_inference(model)
     rows = tokenise.tokenised(config, tokenizer, folder.cache).test
-    if not len(rows):
-        raise UserError(
-            f"Run {config.run!r} has no test rows, so there is nothing to evaluate on.",
-            kept="The adapter is as it was.",
-            todo="Start another run with test_fraction above 0, or with more rows.",
-        )
-    chosen = choose(curate.curate(read.read(config), config).test, config.seed)
-
     log.write("phase", phase="evaluate")
     folder.beat("evaluate")
     beat = _beat(folder)

@@ -21,6 +21,15 @@ from kaggle_lib.strategies import adapter
 SESSION = "20261125T100000-aaaa1111"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """So small a model is slower on two threads, and far slower on a machine that is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def config(root, **more):
     place = {"run": "a", "work_dir": str(root / "work"), "store": str(root / "store")}
     return RunConfig.create({**read_preset("tiny-cpu"), **place, **more})
