@@ -30,6 +30,11 @@ _HOMES = {
     "train": "kaggle_lib.api",
 }
 
+# The room `report` has the name of a function. Importing a room binds its name in the package, once: here, so that no
+# later import can put the room in the function's place.
+importlib.import_module("kaggle_lib.report")
+globals().pop("report")
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:

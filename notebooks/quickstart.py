@@ -29,12 +29,13 @@ preset: str = "tiny-cpu"
 run: str = "quickstart"
 store: str = "store"
 work_dir: str = "work"
+max_steps: int = 60
 
 # %% [markdown]
 # Train: fresh, resumed, or finished already. A session that has to end early returns with `outcome='paused'`.
 
 # %%
-kl.train(preset=preset, run=run, store=store, work_dir=work_dir)
+kl.train(preset=preset, run=run, store=store, work_dir=work_dir, max_steps=max_steps)
 
 # %% [markdown]
 # How the run stands, as its store knows it.

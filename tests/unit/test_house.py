@@ -237,6 +237,15 @@ def test_importing_it_imports_nothing_heavy(module: str, heavy: tuple[str, ...])
     assert done.stdout == "[]\n"
 
 
+def test_the_function_report_is_not_replaced_by_the_room_of_its_name() -> None:
+    code = "import kaggle_lib.report.status, kaggle_lib as kl; print(kl.report.__module__, kl.report.__name__)"
+    for first in ("import kaggle_lib.report.pins; ", "import kaggle_lib; kaggle_lib.report; "):
+        done = subprocess.run(
+            [sys.executable, "-c", first + code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "kaggle_lib.api report\n"
+
+
 def test_every_public_name_is_there_and_no_other() -> None:
     import kaggle_lib
 

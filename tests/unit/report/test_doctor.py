@@ -11,6 +11,7 @@ import pytest
 
 from kaggle_lib.errors import ConfigError
 from kaggle_lib.presets import read_preset
+from kaggle_lib.report import doctor
 from kaggle_lib.report.doctor import NEEDED, Examination, Finding, as_text, examine
 from kaggle_lib.report.pins import pins, satisfies
 from kaggle_lib.session.machine import disk, memory
@@ -123,8 +124,8 @@ def test_what_is_installed_is_compared_with_the_pins() -> None:
 
 
 def test_another_version_is_a_note_and_a_missing_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaggle_lib.report.doctor.NEEDED", ("trl", "no-such-package"))
-    monkeypatch.setattr("kaggle_lib.report.doctor.pins", lambda path: {"trl": "==1.15.0"})
+    monkeypatch.setattr(doctor, "NEEDED", ("trl", "no-such-package"))
+    monkeypatch.setattr(doctor, "pins", lambda path: {"trl": "==1.15.0"})
     found = [finding for finding in examine({}).findings if finding.topic == "packages"]
     assert [(finding.state, finding.text) for finding in found] == [
         ("missing", "not installed: no-such-package"),
