@@ -148,6 +148,11 @@ class RunConfig(BaseModel):
     )
 
     @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration that `run.json` or a store holds: JSON types, checked when it was frozen."""
+        return cls.model_validate({name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+    @classmethod
     def create(cls, values: Mapping[str, object]) -> Self:
         """The configuration of `values` (text or typed); fields that were given are in `model_fields_set`.
 

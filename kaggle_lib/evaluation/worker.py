@@ -6,9 +6,6 @@ A process of its own, so that GPU memory is given back and a crash takes nothing
 from __future__ import annotations
 
 import math
-import os
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -19,7 +16,7 @@ from kaggle_lib.errors import UserError
 from kaggle_lib.files import sha256_of, write_json
 from kaggle_lib.runs.events import EventLog
 from kaggle_lib.runs.folder import RunFolder
-from kaggle_lib.training import worker as training
+from kaggle_lib.training import startup
 
 RESULT = "result.json"
 SAMPLES = 5
@@ -40,26 +37,16 @@ def main(run_folder: Path | str) -> dict[str, Any]:
     try:
         _evaluate(folder)
     except Exception as error:
-        folder.write_outcome(_failure(error))
+        folder.write_outcome(startup.failure(error))
         raise
     outcome = {"outcome": "finished", "reason": ""}
     folder.write_outcome(outcome)
     return outcome
 
 
-def _failure(error: Exception) -> dict[str, Any]:
-    return {
-        "outcome": "failed",
-        "reason": str(error) or repr(error),
-        "user": isinstance(error, UserError),
-        "error": type(error).__name__,
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-
-
 def _evaluate(folder: RunFolder) -> None:
     run = folder.read_run()
-    config = training.config_of(run)
+    config = RunConfig.from_json(run["config"])
     weights = folder.adapter / "adapter_model.safetensors"
     if not weights.is_file():
         raise UserError(
@@ -86,7 +73,7 @@ def _evaluate(folder: RunFolder) -> None:
     strategy = strategies.get(config)
     strategy.check(config, device)
     log = EventLog(folder.events, run["session"], run["attempt"])
-    log.write("phase", phase="load", versions=training.versions())
+    log.write("phase", phase="load", versions=startup.versions())
     model, tokenizer = strategy.load(config, device, folder.cache)
     model = strategy.adapt(model, config)
     adapter.read(model, folder.adapter)
@@ -187,9 +174,4 @@ def _write_result(
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        main(sys.argv[1])
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    startup.run(main)

@@ -77,6 +77,8 @@ class Workers:
             "PYTHONIOENCODING": "utf-8",
             "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            # Waiting OpenMP threads sleep: on a busy machine spinning ones take the cores from those that work.
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         }
         if processes == 1 and (first := visible_gpus()[:1]):
             # With two GPUs in sight and one process Trainer would split every batch over both (DataParallel).

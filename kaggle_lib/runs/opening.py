@@ -37,11 +37,6 @@ class Opened:
         return {"config": self.config.model_dump(mode="json"), "code": self.code}
 
 
-def typed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration read from JSON, its lists as tuples again."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
 def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
     """The run that `values` (given explicitly) name. A run that has begun keeps its frozen configuration.
 
@@ -68,7 +63,7 @@ def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
         raise ConfigError([f"run: there is no run {looked.run!r} in {looked.store!r}{_others(looked)}"])
     if known is None:
         return Opened(RunConfig.create(values), code_hash(), store, state, folder, fresh=True)
-    frozen = RunConfig.model_validate(typed(known["config"]))
+    frozen = RunConfig.from_json(known["config"])
     # Where it is stored and worked on is this session's, not the machine's that began it; so is whom it takes over.
     here = {"store": looked.store, "work_dir": looked.work_dir, "take_over": None, "allow_code_change": False}
     config = merge(frozen.model_copy(update=here), values)

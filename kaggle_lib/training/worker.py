@@ -6,8 +6,6 @@ It knows nothing of stores, Kaggle or notebooks. `main(run_folder)` also runs in
 from __future__ import annotations
 
 import os
-import sys
-import traceback
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from kaggle_lib.config import RunConfig
 from kaggle_lib.errors import CheckpointError, UserError
 from kaggle_lib.runs.events import EventLog
 from kaggle_lib.runs.folder import RunFolder
+from kaggle_lib.training import startup
 
 
 def main(run_folder: Path | str) -> dict[str, Any]:
@@ -29,45 +28,11 @@ def main(run_folder: Path | str) -> dict[str, Any]:
     except Exception as error:
         # A rank that dies of its peer's death is not the cause, so the first word stays.
         if isinstance(error, UserError) or rank == 0 or folder.read_outcome() is None:
-            folder.write_outcome({"outcome": "failed", "reason": str(error) or repr(error), **_kind(error)})
+            folder.write_outcome(startup.failure(error))
         raise
     if rank == 0:
         folder.write_outcome(outcome)
     return outcome
-
-
-def _kind(error: Exception) -> dict[str, Any]:
-    return {
-        "user": isinstance(error, UserError),
-        "error": type(error).__name__,
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-
-
-def config_of(run: dict[str, Any]) -> RunConfig:
-    """The configuration in `run.json`, whose values are JSON types already."""
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in run["config"].items()}
-    return RunConfig.model_validate(values)
-
-
-def versions() -> dict[str, str]:
-    """What bit-for-bit depends on beside our own configuration; recorded with every session and checkpoint."""
-    import importlib.metadata
-    import platform
-
-    import torch
-
-    import kaggle_lib
-
-    names = ("transformers", "peft", "trl", "accelerate", "bitsandbytes")
-    return {
-        "kaggle_lib": kaggle_lib.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda or "none",
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        **{name: importlib.metadata.version(name) for name in names},
-    }
 
 
 def _train(folder: RunFolder) -> dict[str, Any]:
@@ -82,7 +47,7 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     from kaggle_lib.training.trainer import RunTrainer
 
     run = folder.read_run()
-    config = config_of(run)
+    config = RunConfig.from_json(run["config"])
     strategy = strategies.get(config)
     processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     on_cpu = not torch.cuda.is_available()
@@ -91,7 +56,7 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     if processes > 1 and not dist.is_initialized():
         dist.init_process_group("gloo" if on_cpu else "nccl", timeout=timedelta(hours=2))
     log = EventLog(folder.events, run["session"], run["attempt"]) if rank == 0 else None
-    found = versions()
+    found = startup.versions()
     if log:
         log.write("phase", phase="load", versions=found)
 
@@ -173,20 +138,5 @@ def _compare_ranks(model: Any, processes: int) -> None:
         raise CheckpointError("The processes of this run begin with different adapters.")
 
 
-def _die_with_parent() -> None:
-    """SIGKILL when the launching thread ends: a killed supervisor or torchrun leaves no orphan (Linux prctl)."""
-    import ctypes
-    import signal
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
 if __name__ == "__main__":
-    _die_with_parent()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        main(sys.argv[1])
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    startup.run(main)

@@ -1,0 +1,58 @@
+"""What every worker does at its start and at its end; the evaluation's worker, too."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import kaggle_lib
+from kaggle_lib.errors import UserError
+
+STACK = ("transformers", "peft", "trl", "accelerate", "bitsandbytes")
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def versions() -> dict[str, str]:
+    """What bit-for-bit depends on beside our own configuration; recorded with every session and checkpoint."""
+    import torch
+
+    return {
+        "kaggle_lib": kaggle_lib.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or "none",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        **{name: importlib.metadata.version(name) for name in STACK},
+    }
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """What `outcome` says of an error; `user`: it was raised on purpose, so starting again would not help."""
+    return {
+        "outcome": "failed",
+        "reason": str(error) or repr(error),
+        "user": isinstance(error, UserError),
+        "error": type(error).__name__,
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def run(main: Callable[[str], object]) -> None:
+    """Run a worker's `main` with the run folder of the command line, as a process that dies with its parent.
+
+    A worker under torchrun is killed when torchrun is, and torchrun when the supervisor is: so there is no orphan.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        main(sys.argv[1])
+    except UserError as error:
+        sys.exit(f"error: {error}")
