@@ -20,7 +20,12 @@ def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [BIN / words[0], *words[1:]],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "IPYTHONDIR": str(cwd / ".ipython")},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}:{cwd / 'stubs'}",
+            "PYTHONWARNINGS": "ignore",
+            "IPYTHONDIR": str(cwd / ".ipython"),
+        },
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -54,8 +59,25 @@ def quickstart() -> Path:
     return ROOT / "notebooks" / "quickstart.ipynb"
 
 
+# A logger that is merely installed: transformers finds it by its metadata, and `init` would wait for an API key.
+LOGGER = """
+from pathlib import Path
+__version__ = "0.30.0"
+run = None
+def init(*args, **kwargs):
+    Path(__file__).with_name("asked").touch()
+    input("API key: ")
+"""
+
+
 @pytest.mark.slow
 def test_quickstart_from_a_clean_kernel(quickstart: Path, tmp_path: Path) -> None:
+    logger = tmp_path / "stubs" / "wandb" / "__init__.py"
+    logger.parent.mkdir(parents=True)
+    logger.write_text(LOGGER)
+    about = tmp_path / "stubs" / "wandb-0.30.0.dist-info" / "METADATA"
+    about.parent.mkdir()
+    about.write_text("Metadata-Version: 2.1\nName: wandb\nVersion: 0.30.0\n")
     words = ("papermill", "--no-progress-bar", quickstart, tmp_path / "out.ipynb", "-r", "run", "007")
     done = run(*words, "-r", "max_steps", "8", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -72,6 +94,7 @@ def test_quickstart_from_a_clean_kernel(quickstart: Path, tmp_path: Path) -> Non
     assert set(result) >= {"base", "tuned"}
     assert (tmp_path / "work/007/report/index.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["007"]
+    assert not logger.with_name("asked").exists()
     # What is left in the notebook renders: no widget without its state.
     assert all("state" in widget for widget in notebook.metadata.get("widgets", {}).values())
 
