@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+BROKEN = re.compile("[\x00\ud800-\udfff]")
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 
@@ -26,6 +27,8 @@ def read(name: str, annotation: Any, value: object) -> object:
     kinds = _kinds(annotation)
     literals = _literals(kinds)
     if isinstance(value, str):
+        if BROKEN.search(value):  # no file of ours could hold it
+            raise ValueError("should be UTF-8 text without NUL")
         if value in literals:
             return value
         text = value.strip()

@@ -62,7 +62,7 @@ def read_assignments(assignments: list[str]) -> dict[str, object]:
     problems = []
     for word in assignments:
         name, equals, value = word.partition("=")
-        if not equals:
+        if not equals or not name:
             problems.append(f"--set {word}: should be key=value")
         elif name in values:
             problems.append(f"--set {word}: {name} is given twice")

@@ -28,6 +28,10 @@ def evaluate(values: Mapping[str, object], say: Say = to_stderr) -> Outcome:
     opened = open_run(values, begun=True)
     with only_session(opened.folder):
         found = resume.choose(opened.folder, opened.store, opened.state)
+        for note in found.notes:
+            say(note)
+        for skipped in found.skipped:
+            say(f"warning: Checkpoint {skipped.step} was passed over: {skipped.file} {skipped.reason}.")
         total = found.manifest.total_steps if found.manifest else None
         if found.kind != "finished" or found.manifest is None:
             reason = f"not finished, skipped: step {found.step} of {total or 'all'} is done; run `train` to go on"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_lib.checkpoints.manifest import folder_name, step_of
+from kaggle_lib.errors import UserError
 from kaggle_lib.files import read_json, write_json, write_text
 
 
@@ -76,8 +77,19 @@ class RunFolder:
         return sorted((step for step in found if step is not None), reverse=True)
 
     def create(self) -> None:
-        for path in (self.checkpoints, self.events):
-            path.mkdir(parents=True, exist_ok=True)
+        """Make the folder. Raises UserError where that cannot be done."""
+        try:
+            for path in (self.checkpoints, self.events):
+                path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self.unusable(error) from error
+
+    def unusable(self, error: OSError) -> UserError:
+        return UserError(
+            f"The run folder {self.root} cannot be used: {error.strerror} ({error.filename}).",
+            kept="The store was not changed.",
+            todo="Put that right, or give another work_dir.",
+        )
 
     def read_run(self) -> dict[str, Any]:
         return dict(read_json(self.run_json))

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from kaggle_lib.checkpoints.folder_store import FolderStore
 from kaggle_lib.checkpoints.store import Store, StoreState
 from kaggle_lib.config import RunConfig, code_hash, fingerprint, merge, parse
-from kaggle_lib.errors import ConfigError, LeaseHeld
+from kaggle_lib.errors import ConfigError, LeaseHeld, UserError
 from kaggle_lib.runs.folder import RunFolder
 
 
@@ -41,7 +42,7 @@ def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
     """The run that `values` (given explicitly) name. A run that has begun keeps its frozen configuration.
 
     Raises ConfigError for a wrong value, or, where it has to have `begun`, for a run that nobody knows; ResumeError
-    for a value that contradicts the frozen ones; StoreError.
+    for a value that contradicts the frozen ones; StoreError; UserError where the frozen ones cannot be read.
     """
     parsed, problems = parse(values)
     if problems:
@@ -57,17 +58,50 @@ def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
     folder = RunFolder(Path(looked.work_dir).absolute() / looked.run)
     state = store.peek()
     known = state.config
-    if known is None and folder.run_json.exists():
-        known = {"config": folder.read_run()["config"], "code": folder.read_run()["code"]}
+    where = f"{store.place}/config.json"
+    if known is None:
+        known, where = _known_here(folder), str(folder.run_json)
     if known is None and begun:
         raise ConfigError([f"run: there is no run {looked.run!r} in {looked.store!r}{_others(looked)}"])
     if known is None:
         return Opened(RunConfig.create(values), code_hash(), store, state, folder, fresh=True)
-    frozen = RunConfig.from_json(known["config"])
+    frozen, code = _frozen(known, where)
     # Where it is stored and worked on is this session's, not the machine's that began it; so is whom it takes over.
     here = {"store": looked.store, "work_dir": looked.work_dir, "take_over": None, "allow_code_change": False}
     config = merge(frozen.model_copy(update=here), values)
-    return Opened(config, known["code"], store, state, folder, fresh=False)
+    return Opened(config, code, store, state, folder, fresh=False)
+
+
+def _known_here(folder: RunFolder) -> dict[str, Any] | None:
+    """What the run folder knows of a run that its store has lost, or has not been told of yet."""
+    try:
+        return folder.read_run()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise folder.unusable(error) from error
+    except (ValueError, TypeError):
+        raise _unreadable(str(folder.run_json), "it is no JSON object") from None
+
+
+def _frozen(known: Mapping[str, Any], where: str) -> tuple[RunConfig, str]:
+    """The configuration and the hash of our code that a run began with, as `where` holds them."""
+    config, code = known.get("config"), known.get("code")
+    if not isinstance(config, dict) or not isinstance(code, str):
+        raise _unreadable(where, "it has no configuration or no hash of the code")
+    try:
+        return RunConfig.from_json(config), code
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _unreadable(where, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _unreadable(where: str, why: str) -> UserError:
+    return UserError(
+        f"{where} is damaged, or of a version of kaggle_lib that this one cannot read ({why}).",
+        kept="Nothing was changed.",
+        todo="Restore it from a copy, or use the version that began the run, or start another run (run=NAME).",
+    )
 
 
 def _others(looked: RunConfig) -> str:
@@ -90,6 +124,8 @@ def only_session(folder: RunFolder) -> Iterator[None]:
         raise LeaseHeld(
             f"Another process on this machine works in {folder.root}.", todo="Wait until it has ended, or end it."
         ) from None
+    except OSError as error:
+        raise folder.unusable(error) from error
     try:
         yield
     finally:

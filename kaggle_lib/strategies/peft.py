@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data import chat
-from kaggle_lib.errors import UserError
+from kaggle_lib.errors import ConfigError, UserError
 from kaggle_lib.strategies import sample
 from kaggle_lib.strategies.base import Model, Tokenizer
 
@@ -83,8 +83,11 @@ def adapt(model: Model, config: RunConfig) -> Model:
     """A PEFT model with a fresh LoRA adapter, drawn from the seed, in fp32. The base model's weights stay as they are.
 
     `prepare_model_for_kbit_training` is left out on purpose: it makes fp32 copies of embeddings and head (2.1 GB at
-    8B).
+    8B). Raises ConfigError for a target that the model does not have.
     """
+    names = [f".{name}" for name, _ in model.named_modules()]
+    if unknown := [one for one in config.lora_target_modules if not any(name.endswith(f".{one}") for name in names)]:
+        raise ConfigError([f"lora_target_modules: {config.base_model!r} has no layer named {', '.join(unknown)}"])
     set_seed(config.seed)
     adapted = get_peft_model(
         model,
