@@ -45,15 +45,18 @@ def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
     for a value that contradicts the frozen ones; StoreError; UserError where the frozen ones cannot be read.
     """
     parsed, problems = parse(values)
-    if problems:
-        RunConfig.create(values)  # the message with everything that is wrong
-        raise ConfigError(problems)
+    places = ("run", "store", "work_dir")
+    if "run" not in parsed or any(problem.split(":")[0] in places for problem in problems):
+        RunConfig.create(values)  # raises with everything that is wrong
     defaults = {name: field.default for name, field in RunConfig.model_fields.items() if not field.is_required()}
-    place = {**defaults, **{name: parsed[name] for name in ("run", "store", "work_dir") if name in parsed}}
-    if "run" not in place:
-        RunConfig.create(values)
-    # Only the names that say where to look; the whole is checked below, against the frozen one where there is one.
-    looked = RunConfig.create({"base_model": "-", "data": "-", **place})
+    place = {**defaults, **{name: parsed[name] for name in places if name in parsed}}
+    try:
+        # Only the names that say where to look; the whole is checked below, against the frozen one where there is one.
+        looked = RunConfig.create({"base_model": "-", "data": "-", **place})
+    except ConfigError:
+        if problems:
+            RunConfig.create(values)
+        raise
     store = FolderStore(Path(looked.store), looked.run)
     folder = RunFolder(Path(looked.work_dir).absolute() / looked.run)
     state = store.peek()
@@ -62,7 +65,7 @@ def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
     if known is None:
         known, where = _known_here(folder), str(folder.run_json)
     if known is None and begun:
-        raise ConfigError([f"run: there is no run {looked.run!r} in {looked.store!r}{_others(looked)}"])
+        raise ConfigError([*problems, f"run: there is no run {looked.run!r} in {looked.store!r}{_others(looked)}"])
     if known is None:
         return Opened(RunConfig.create(values), code_hash(), store, state, folder, fresh=True)
     frozen, code = _frozen(known, where)

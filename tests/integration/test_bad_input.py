@@ -1,7 +1,5 @@
 """Bad input by the real command line: one clear message, the right exit code, no traceback, nothing lost."""
 
-import json
-
 import pytest
 from support.bad_input import ask, refused, sets, state
 

@@ -72,7 +72,11 @@ def refused(folder: Path, *words: str, code: int, says: str, **more: object) -> 
     return answer
 
 
-def ask_all(questions: dict[str, tuple]) -> dict[str, Answer]:
-    """Answers to several (folder, *words), two at a time: each takes a worker's start."""
+def ask_all(questions: dict[str, tuple], env: dict[str, dict] | None = None) -> dict[str, Answer]:
+    """Answers to several (folder, *words), two at a time; `env`: what each has of its own."""
+
+    def answer(name: str) -> Answer:
+        return ask(*questions[name], env=(env or {}).get(name))
+
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(questions, pool.map(lambda question: ask(*question), questions.values()), strict=True))
+        return dict(zip(questions, pool.map(answer, questions), strict=True))
