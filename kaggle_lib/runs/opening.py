@@ -65,7 +65,7 @@ def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
     if known is None:
         known, where = _known_here(folder), str(folder.run_json)
     if known is None and begun:
-        raise ConfigError([*problems, f"run: there is no run {looked.run!r} in {looked.store!r}{_others(looked)}"])
+        raise ConfigError(problems or [f"run: there is no run {looked.run!r} in {looked.store!r}{_others(looked)}"])
     if known is None:
         return Opened(RunConfig.create(values), code_hash(), store, state, folder, fresh=True)
     frozen, code = _frozen(known, where)
