@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from kaggle_lib.config import POLICY, RECORDED, RunConfig
+from kaggle_lib.errors import UserError
 from kaggle_lib.files import read_json, sha256_of, write_text
 from kaggle_lib.report import plots
 from kaggle_lib.runs import events
@@ -43,6 +44,7 @@ def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record]) -> Pat
     """Write `report/index.html` of the run folder and return its path. `ledger`: a record a session, in order.
 
     Needs neither an evaluation nor a step: what is not there yet is named on the page.
+    Raises UserError where a damaged evaluation is there, or where the page cannot be written.
     """
     happened = events.read_all(folder.events)
     steps, validation = events.curve(happened), events.curve(happened, "evaluation")
@@ -71,9 +73,12 @@ def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record]) -> Pat
             settings=_settings(config),
         )
     )
-    folder.report.mkdir(parents=True, exist_ok=True)
     path = folder.report / PAGE
-    write_text(path, html)
+    try:
+        folder.report.mkdir(parents=True, exist_ok=True)
+        write_text(path, html)
+    except OSError as error:
+        raise folder.unusable(error) from error
     return path
 
 
@@ -148,10 +153,20 @@ def repeated(happened: Sequence[Event]) -> dict[str, Any]:
 
 
 def _read_result(folder: RunFolder) -> dict[str, Any] | None:
+    path = folder.evaluation / "result.json"
     try:
-        return dict(read_json(folder.evaluation / "result.json"))
+        result = read_json(path)
     except FileNotFoundError:
         return None
+    except ValueError:
+        result = None
+    if not isinstance(result, dict) or "adapter_sha256" not in result:
+        raise UserError(
+            f"{path} is damaged.",
+            kept="Nothing was changed.",
+            todo=f"Remove {folder.evaluation}: it comes back from the store, or evaluate again.",
+        )
+    return result
 
 
 def _is_outdated(folder: RunFolder, result: Mapping[str, Any]) -> bool:

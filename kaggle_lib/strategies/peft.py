@@ -54,8 +54,8 @@ def load(config: RunConfig, device: torch.device, cache: Path) -> tuple[Model, T
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    revision = None if Path(source).is_dir() else config.revision
     try:
+        revision = None if Path(source).is_dir() else config.revision
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(source, revision=revision, **options)
     except (OSError, ValueError) as error:

@@ -310,11 +310,23 @@ def test_unfinished_run_is_not_evaluated(unfinished):
     assert state(unfinished) == before
 
 
+def test_report_beside_what_is_damaged(finished):
+    result = finished / "work/run/evaluation/result.json"
+    result.parent.mkdir(exist_ok=True)
+    for content in (b'{"torn', b"{}", b"[]"):
+        result.write_bytes(content)
+        refused(finished, "report", *sets(run="run"), code=1, says="work/run/evaluation/result.json is damaged. ")
+    shutil.rmtree(result.parent)
+    (finished / "work/run/report").write_text("mine")
+    refused(finished, "report", *sets(run="run"), code=1, says="work/run cannot be used: File exists (")
+
+
 # What only the worker can find out
 
 
 WORKER = {
     "no such model": ({"base_model": "./nowhere"}, "The base model './nowhere' cannot be loaded: "),
+    "no name of a model": ({"base_model": "x" * 300}, f"The base model '{'x' * 300}' cannot be loaded: "),
     "no model in the folder": ({"base_model": "./empty"}, "The base model './empty' cannot be loaded: "),
     "no such layer": (
         {"lora_target_modules": "q_proj,w_proj"},
