@@ -16,6 +16,7 @@ def bengali(tmp_path_factory):
     wandb.parent.mkdir(parents=True)
     wandb.write_text(
         "from pathlib import Path\n"
+        "run = None\n"  # by this transformers knows that it is really installed
         "def init(*given, **more):\n"
         "    Path(__file__).with_name('asked').touch()\n"
         "    return input('Your API key: ')\n"
