@@ -2,7 +2,7 @@
 
 The template is written out here and its date line is the constant that Llama 3.1 ships, so that training, evaluation
 and generation see one and the same text. A data file's text is always ordinary text: `<|eot_id|>` in a cell becomes
-the tokens of those nine characters, never the control token.
+the tokens of those ten characters, never the control token.
 
 What is too long for `max_length` is cut by one rule, in training and in generation. Headers and the system prompt
 stay. The oldest earlier messages of a conversation go first, whole, then the beginning of the text that is left;
@@ -69,10 +69,9 @@ def template_hash() -> str:
 
 def pad_id(tokenizer: Tokenizer) -> int:
     """The id that pads; never one that ends a text. Raises ConfigError where the tokenizer is not Llama-3.1's."""
-    vocabulary = tokenizer.get_added_vocab()
     for name in PADS:
-        if name in vocabulary:
-            return int(vocabulary[name])
+        if (found := _find(tokenizer, name)) is not None:
+            return found
     raise _foreign(PADS[0])
 
 
@@ -99,11 +98,10 @@ def encode(messages: Sequence[Message], tokenizer: Tokenizer, config: RunConfig)
     head, turns, tail = _prompt(messages[:-1], tokenizer, config)
     fixed = len(head) + len(tail) + 1  # and the <|eot_id|>
     prompt, cut_prompt = _fit(turns, config.max_length - fixed - len(answer), tokenizer)
-    # Less than one letter's worth of room would teach to say nothing.
     room = config.max_length - fixed - len(prompt)
-    if room < min(len(answer), 4):
+    kept = answer if len(answer) <= room else _last(answer, max(0, room), tokenizer)
+    if answer and not kept:  # would teach to say nothing
         raise _no_room(config, fixed + len(prompt))
-    kept = answer if len(answer) <= room else _last(answer, room, tokenizer)
     learned = [*kept, eot_id(tokenizer)]
     masked = head + prompt + tail
     return Encoded(
@@ -215,10 +213,16 @@ def _header(tokenizer: Tokenizer, role: str) -> list[int]:
 
 
 def _control(tokenizer: Tokenizer, name: str) -> int:
-    vocabulary = tokenizer.get_added_vocab()
-    if name not in vocabulary:
+    found = _find(tokenizer, name)
+    if found is None:
         raise _foreign(name)
-    return int(vocabulary[name])
+    return found
+
+
+def _find(tokenizer: Tokenizer, name: str) -> int | None:
+    """The id of a control token. A tokenizer may answer with its unknown token's id for a name that it lacks."""
+    found = tokenizer.convert_tokens_to_ids(name)
+    return int(found) if found is not None and tokenizer.convert_ids_to_tokens(found) == name else None
 
 
 def _foreign(name: str) -> ConfigError:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kaggle_lib.config import RunConfig
-from kaggle_lib.data.read import Corpus, Message, Row
+from kaggle_lib.data.read import Corpus, Row
+from kaggle_lib.data.steps import mix
 from kaggle_lib.errors import DataError
 
 
@@ -31,90 +30,79 @@ class Curated:
 
 
 def curate(corpus: Corpus, config: RunConfig) -> Curated:
-    """NFC, empty rows and exact duplicates out, and a split by dialogue. Curating twice changes nothing.
+    """NFC, empty rows and duplicates out, and a split by dialogue. Curating twice changes nothing.
 
     Raises DataError where no row is left to train on.
     """
-    counts: Counter[str] = Counter()
-    counts["read"] = len(corpus.rows)
-    for noted in corpus.set_aside:
-        counts[f"set aside: {noted.reason}"] += 1
-    for noted in corpus.repaired:
-        counts[f"repaired: {noted.reason}"] += 1
+    counts: Counter[str] = Counter(read=len(corpus.rows))
+    counts.update(f"set aside: {noted.reason}" for noted in corpus.set_aside)
+    counts.update(f"repaired: {noted.reason}" for noted in corpus.repaired)
     kept: list[Row] = []
-    seen: set[tuple[Message, ...]] = set()
-    for row in map(_normal, corpus.rows):
-        if not all(message.content.strip() for message in row.messages if message.role != "system"):
+    seen: set[tuple[str, ...]] = set()
+    for row in corpus.rows:
+        row = row.changed(_nfc)
+        # The template trims, so rows that differ at their ends alone are one example.
+        said = tuple(message.content.strip() for message in row.messages)
+        if any(_empty(message.content) for message in row.messages if message.role != "system"):
             counts["dropped: empty"] += 1
-        elif row.messages in seen:
+        elif said in seen:
             counts["dropped: duplicate"] += 1
         else:
-            seen.add(row.messages)
+            seen.add(said)
             kept.append(row)
     counts["kept"] = len(kept)
     splits = _split(kept, config)
     if config.rows is not None and len(splits["train"]) > config.rows:
-        drawn = sorted(splits["train"], key=lambda row: _draw(config.seed, "rows", row.id))[: config.rows]
-        splits["train"] = sorted(drawn, key=lambda row: row.id)
-    for name, rows in splits.items():
-        counts[name] = len(rows)
+        drawn = sorted(splits["train"], key=lambda row: mix(config.seed, "rows", row.id))
+        splits["train"] = sorted(drawn[: config.rows], key=lambda row: row.id)
+    counts.update({name: len(rows) for name, rows in splits.items()})
     if not splits["train"]:
+        told = ", ".join(f"{name} {number}" for name, number in counts.items())
         raise DataError(
-            f"{corpus.path.name}: no row is left to train on ({_told(counts)}).",
+            f"{corpus.path.name}: no row is left to train on ({told}).",
             todo="Check the columns' names and the fractions of validation and test.",
         )
     return Curated(**splits, counts=dict(counts), fingerprint=_fingerprint(kept))
 
 
-def _told(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in counts.items())
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
-def _normal(row: Row) -> Row:
-    messages = tuple(Message(m.role, unicodedata.normalize("NFC", m.content)) for m in row.messages)
-    topic, title = (unicodedata.normalize("NFC", text) for text in (row.topic, row.title))
-    return dataclasses.replace(row, messages=messages, topic=topic, title=title)
-
-
-def _dialogues(rows: Sequence[Row]) -> list[list[Row]]:
-    """Consecutive rows of one topic and title are one dialogue; a row without a title is one by itself."""
-    found: list[list[Row]] = []
-    for row in rows:
-        last = found[-1][-1] if found else None
-        title = row.title.strip()
-        if last and title and (title, row.topic.strip()) == (last.title.strip(), last.topic.strip()):
-            found[-1].append(row)
-        else:
-            found.append([row])
-    return found
+def _empty(text: str) -> bool:
+    """Nothing that is seen: white space, joiners, zero-width marks."""
+    return not any(letter.isprintable() and not letter.isspace() for letter in text)
 
 
 def _split(rows: Sequence[Row], config: RunConfig) -> dict[str, list[Row]]:
-    """Whole dialogues, drawn by the seed, until test and validation have their share of the rows.
+    """Whole threads, in an order drawn by the seed, as far as test and validation have room for them.
 
-    The draw looks at a dialogue's first row alone, so a longer file moves no dialogue of the shorter one far.
+    The consecutive rows of one topic and title are a dialogue; where the two come back later in the file, it is the
+    same thread and stays on one side. A row without a title is a thread by itself.
     """
-    # A title that comes back later in the file is the same thread: it stays on one side.
-    threads: dict[Any, list[Row]] = {}
-    for dialogue in _dialogues(rows):
-        first = dialogue[0]
-        title = first.title.strip()
-        threads.setdefault((first.topic.strip(), title) if title else first.id, []).extend(dialogue)
-    drawn = sorted(threads.values(), key=lambda thread: _draw(config.seed, "split", thread[0].id))
-    splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
+    threads: dict[tuple[str, str] | int, list[Row]] = {}
+    for row in rows:
+        title = row.title.strip()
+        threads.setdefault((row.topic.strip(), title) if title else row.id, []).append(row)
+    order = sorted(threads.values(), key=lambda thread: mix(config.seed, "split", thread[0].id))
+    largest = max(order, key=len, default=[])
+    order = [thread for thread in order if thread is not largest]  # so that training always has one
+    splits: dict[str, list[Row]] = {}
     for name, share in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         wanted = round(share * len(rows))
-        # At least one thread for a share that was asked for, and never the last one: training needs it.
-        while drawn[1:] and share and len(splits[name]) < max(1, wanted):
-            splits[name] += drawn.pop(0)
-    for thread in drawn:
-        splits["train"] += thread
+        splits[name], left = [], []
+        for thread in order:
+            if len(splits[name]) + len(thread) <= wanted:
+                splits[name] += thread
+            else:
+                left.append(thread)
+        if share and not splits[name] and left:  # a share that was asked for gets one thread at least
+            smallest = min(left, key=len)
+            left.remove(smallest)
+            splits[name] += smallest
+        order = left
+    splits["train"] = [row for thread in [largest, *order] for row in thread]
     return {name: sorted(chosen, key=lambda row: row.id) for name, chosen in splits.items()}
-
-
-def _draw(seed: int, *what: object) -> bytes:
-    """A random order that is the same on every machine and Python: by hash, not by a generator's state."""
-    return hashlib.sha256(repr((seed, *what)).encode()).digest()
 
 
 def _fingerprint(rows: Sequence[Row]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from kaggle_lib.errors import DataError
@@ -11,14 +11,22 @@ from kaggle_lib.session.where import root
 
 SAMPLE = Path(__file__).parent / "sample" / "bengali_sample.csv"
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+DESCRIPTIONS = ("dataset-metadata.json", "dataset_infos.json")  # of Kaggle's and the Hub's datasets: no tables
 SLUG = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
 DEPTH = 2  # folders below a dataset's own that are looked into
 
 
-def find(data: str, mounts: Sequence[Path] | None = None) -> Path:
+def find(data: str) -> Path:
     """The file that `data` names. Raises DataError saying where it was looked for, or which of several to name."""
     if data == "sample":
         return SAMPLE
+    try:
+        return _find(data)
+    except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be read, no such home
+        raise DataError(f"data: {data[:200]!r} cannot be looked up ({error}).", todo="Check the path.") from error
+
+
+def _find(data: str) -> Path:
     path = Path(data).expanduser()
     if path.is_file():
         if path.suffix.lower() not in TABLES:
@@ -31,11 +39,9 @@ def find(data: str, mounts: Sequence[Path] | None = None) -> Path:
     if not SLUG.fullmatch(data):
         raise DataError(f"data: there is no file or folder {data!r}.", todo="Check the path; `sample` needs none.")
     owner, name = data.split("/")
+    inputs = root() / "input"
     # How Kaggle has mounted a dataset at one time or another.
-    inputs = list(mounts) if mounts is not None else [root() / "input"]
-    places = [
-        place for top in inputs for place in (top / name, top / "datasets" / owner / name, top / "d" / owner / name)
-    ]
+    places = [inputs / name, inputs / "datasets" / owner / name, inputs / "d" / owner / name]
     for place in places:
         if place.is_dir():
             return _only(place, data)
@@ -63,5 +69,5 @@ def _tables(folder: Path, depth: int) -> Iterator[Path]:
         if path.is_dir():
             if depth:
                 yield from _tables(path, depth - 1)
-        elif path.suffix.lower() in TABLES:
+        elif path.suffix.lower() in TABLES and path.name not in DESCRIPTIONS:
             yield path

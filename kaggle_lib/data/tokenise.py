@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from kaggle_lib.config import RunConfig, code_hash
 from kaggle_lib.data import chat, curate, read
 from kaggle_lib.data.curate import Curated
 from kaggle_lib.data.read import Row
-from kaggle_lib.files import read_json, write_json
+from kaggle_lib.files import read_json, sha256_of, write_json
 
 SPLITS = ("train", "validation", "test")
+ABOUT, HASHES = "counts.json", "sha256.json"  # the hashes of every other file, written last
 # What a row's ids depend on beside the row itself.
 SHAPING = ("system_prompt", "max_length", "conversations")
 
@@ -41,57 +43,63 @@ class Splits:
 def tokenised(config: RunConfig, tokenizer: chat.Tokenizer, cache: Path) -> Splits:
     """The rows of `config`'s corpus as ids, from the cache in `cache` or made now.
 
-    Made aside and renamed, so that a kill leaves nothing half and two processes may do it at once; what cannot be read
-    is made anew. Raises DataError for a corpus that cannot be used, ConfigError where `max_length` leaves no room.
+    Made aside and renamed, so that a kill leaves nothing half; of several processes one makes it and the others wait;
+    one with a file that is missing or damaged is made anew. Raises DataError for a corpus that cannot be used,
+    ConfigError where `max_length` leaves no room.
     """
     curated = curate.curate(read.read(config), config)
     target = cache / f"tokens-{_key(config, tokenizer, curated)}"
-    found = _load(target)
-    if found is not None:
-        return found
-    aside = cache / f".{target.name}.{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f".{target.name}.lock"):
+        if not _whole(target):
+            aside = cache / f".{target.name}.making"
+            for gone in (aside, target):
+                if gone.exists():
+                    shutil.rmtree(gone)
+            _make(curated, tokenizer, config, aside)
+            aside.rename(target)
+        return _load(target)
+
+
+def _make(curated: Curated, tokenizer: chat.Tokenizer, config: RunConfig, into: Path) -> None:
+    into.mkdir()
     counts = dict(curated.counts)
     for split in SPLITS:
-        _encode(getattr(curated, split), tokenizer, config, counts).save_to_disk(aside / split)
-    write_json(aside / "counts.json", {"counts": counts, "fingerprint": curated.fingerprint})
-    shutil.rmtree(target, ignore_errors=True)  # a damaged one
+        _encode(getattr(curated, split), tokenizer, config, counts).save_to_disk(into / split)
+    write_json(into / ABOUT, {"counts": counts, "fingerprint": curated.fingerprint})
+    files = {path.relative_to(into).as_posix(): sha256_of(path) for path in sorted(into.rglob("*")) if path.is_file()}
+    write_json(into / HASHES, files)
+
+
+def _whole(target: Path) -> bool:
+    """Whether `target` holds all that was written there, byte for byte."""
     try:
-        aside.rename(target)
-    except OSError:  # another process was first
-        shutil.rmtree(aside)
-    made = _load(target)
-    assert made is not None
-    return made
+        files = read_json(target / HASHES)
+        return bool(files) and all(sha256_of(target / name) == sha256 for name, sha256 in files.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _load(target: Path) -> Splits:
+    from datasets import load_from_disk
+
+    about = read_json(target / ABOUT)
+    rows = {split: load_from_disk(target / split) for split in SPLITS}
+    return Splits(**rows, counts=about["counts"], fingerprint=about["fingerprint"])
 
 
 def _key(config: RunConfig, tokenizer: chat.Tokenizer, curated: Curated) -> str:
     values = config.frozen()
     parts = [
         curated.fingerprint,
-        [row.id for split in SPLITS for row in getattr(curated, split)],
+        {split: [row.id for row in getattr(curated, split)] for split in SPLITS},
+        curated.counts,
         {name: values[name] for name in SHAPING},
         chat.template_hash(),
         hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode("utf-8")).hexdigest(),
         code_hash(),
     ]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8")).hexdigest()[:32]
-
-
-def _load(target: Path) -> Splits | None:
-    if not (target / "counts.json").exists():
-        return None
-    from datasets import load_from_disk
-
-    try:
-        about = read_json(target / "counts.json")
-        rows = {split: load_from_disk(target / split) for split in SPLITS}
-        for split in SPLITS:  # reads every page once: a truncated file shows here and not in the middle of a step
-            rows[split].data.validate(full=True)
-    except Exception:  # whatever Arrow raises for a file that is not whole
-        return None
-    return Splits(**rows, counts=about["counts"], fingerprint=about["fingerprint"])
 
 
 def _encode(rows: Sequence[Row], tokenizer: chat.Tokenizer, config: RunConfig, counts: dict[str, int]) -> Any:
