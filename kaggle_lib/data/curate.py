@@ -30,8 +30,9 @@ class Curated:
 
 
 def curate(corpus: Corpus, config: RunConfig) -> Curated:
-    """NFC, empty rows and duplicates out, and a split by dialogue. Curating twice changes nothing.
+    """NFC and one kind of line end, empty rows and duplicates out, and a split by dialogue.
 
+    Curating twice changes nothing.
     Raises DataError where no row is left to train on.
     """
     counts: Counter[str] = Counter(read=len(corpus.rows))
@@ -40,7 +41,7 @@ def curate(corpus: Corpus, config: RunConfig) -> Curated:
     kept: list[Row] = []
     seen: set[tuple[str, ...]] = set()
     for row in corpus.rows:
-        row = row.changed(_nfc)
+        row = row.changed(_normal)
         # The template trims, so rows that differ at their ends alone are one example.
         said = tuple(message.content.strip() for message in row.messages)
         if any(_empty(message.content) for message in row.messages if message.role != "system"):
@@ -55,7 +56,7 @@ def curate(corpus: Corpus, config: RunConfig) -> Curated:
     if config.rows is not None and len(splits["train"]) > config.rows:
         drawn = sorted(splits["train"], key=lambda row: mix(config.seed, "rows", row.id))
         splits["train"] = sorted(drawn[: config.rows], key=lambda row: row.id)
-    counts.update({name: len(rows) for name, rows in splits.items()})
+    counts.update({name: len(splits[name]) for name in ("train", "validation", "test")})
     if not splits["train"]:
         told = ", ".join(f"{name} {number}" for name, number in counts.items())
         raise DataError(
@@ -65,8 +66,9 @@ def curate(corpus: Corpus, config: RunConfig) -> Curated:
     return Curated(**splits, counts=dict(counts), fingerprint=_fingerprint(kept))
 
 
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
+def _normal(text: str) -> str:
+    """NFC, and \\n for every line end: a file saved with other ones has them in its cells, too."""
+    return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _empty(text: str) -> bool:

@@ -11,12 +11,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data.find import find
-from kaggle_lib.data.tables import Malformed, Record, json_value, load
+from kaggle_lib.data.tables import SURROGATE, Malformed, Record, json_value, load
 from kaggle_lib.errors import DataError
 
 ROLES = ("system", "user", "assistant")
@@ -24,7 +25,8 @@ MESSAGES = "messages"
 TOPIC, TITLE = "Topics", "Question-Title"
 # Of a file of over 100 rows, this share may be set aside before the whole file is refused.
 MALFORMED_PERCENT, SMALL_FILE = 5, 100
-BROKEN = re.compile("[\x00\ud800-\udfff]")
+# What may stand in a cell and is taken out, since no file or tokenizer that comes later can hold it.
+BROKEN = {"NUL": re.compile("\0"), "half a character (a lone surrogate)": SURROGATE}
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,13 @@ def read(config: RunConfig) -> Corpus:
         except Malformed as fault:
             corpus.set_aside.append(Noted(record.line, str(fault)))
             continue
-        if any(map(BROKEN.search, row.texts)):
-            row = row.changed(lambda text: BROKEN.sub("", text))
-            corpus.repaired.append(Noted(record.line, "NUL or half a character removed"))
+        repaired = []
+        for what, broken in BROKEN.items():
+            if any(map(broken.search, row.texts)):
+                row = row.changed(partial(broken.sub, ""))
+                repaired.append(what)
+        if repaired:
+            corpus.repaired.append(Noted(record.line, f"{' and '.join(repaired)} removed"))
         corpus.rows.append(row)
     _check_share(path, corpus.set_aside, len(records))
     return corpus
@@ -150,12 +156,7 @@ def _row(number: int, record: Record, pair: tuple[str, str] | None) -> Row:
         question, answer = (cells[name] or "" for name in pair)
         messages = (Message("user", question), Message("assistant", answer))
     topic, title = (text if isinstance(text := cells.get(name), str) else "" for name in (TOPIC, TITLE))
-    return Row(number, record.line, messages, topic, title).changed(_line_ends)
-
-
-def _line_ends(text: str) -> str:
-    """A file saved with other line ends has them in its cells, too."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return Row(number, record.line, messages, topic, title)
 
 
 def _messages(value: Any) -> tuple[Message, ...]:

@@ -15,12 +15,12 @@ from typing import Any
 from kaggle_lib.errors import DataError
 
 LONGEST_CELL = 10_000_000  # characters; the csv module's own limit is 131,072
-# How far is looked ahead for the record after one with broken quotes.
-WINDOW, AHEAD = 200, 3
+QUOTES = "its quotes are not closed as they should be"
 
-# Bytes that are no UTF-8, as Python's `surrogateescape` shows them, and among these an encoded half of a surrogate
-# pair: half an emoji that some other program wrote. The half can be dropped; of any other byte nobody knows the letter.
+# Bytes that are no UTF-8, as Python's `surrogateescape` shows them; of these nobody knows which letter was meant. Not
+# so the halves of a surrogate pair that some programs encode one by one: two make an emoji, a lone one is dropped.
 INVALID = re.compile("[\udc80-\udcff]")
+ENCODED_PAIR = re.compile("\udced[\udca0-\udcaf][\udc80-\udcbf]\udced[\udcb0-\udcbf][\udc80-\udcbf]")
 ENCODED_HALF = re.compile("\udced[\udca0-\udcbf][\udc80-\udcbf]")
 HALF = "\ud800"  # stands for any half
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -107,19 +107,29 @@ def _text(path: Path, content: bytes) -> str:
                 raise DataError(f"{path.name}: begins as {name} and is not.", todo="Save it as UTF-8.") from None
     if content.count(0) > len(content) / 20:
         raise DataError(f"{path.name}: is no text (binary, or UTF-16 without its mark).", todo="Save it as UTF-8.")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    text = ENCODED_HALF.sub(HALF, text)
+    text = _decoded(content).lstrip("\ufeff")
     invalid = INVALID.findall(text)
     # A file in Latin-1 or a Windows code page has hardly a byte above 127 that is UTF-8 by chance.
-    if len(invalid) > sum(letter >= "\x80" and not SURROGATE.match(letter) for letter in text):
+    if invalid and len(invalid) > sum(letter >= "\x80" and not SURROGATE.match(letter) for letter in text):
         line = text.count("\n", 0, text.index(invalid[0])) + 1
         raise DataError(
             f"{path.name}: is not UTF-8 but another encoding (seen first in line {line}).", todo="Save it as UTF-8."
         )
     return text
+
+
+def _decoded(content: bytes) -> str:
+    """The text, with INVALID for each byte that is no UTF-8 and HALF for each lone half of a surrogate pair."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        text = content.decode("utf-8", "surrogateescape")
+    return ENCODED_HALF.sub(HALF, ENCODED_PAIR.sub(_joined, text))
+
+
+def _joined(pair: re.Match[str]) -> str:
+    halves = pair[0].encode("utf-8", "surrogateescape").decode("utf-8", "surrogatepass")
+    return halves.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
 
 
 def _csv(path: Path, text: str, pair: Sequence[str], others: Sequence[str]) -> tuple[list[str], list[Record]]:
@@ -140,7 +150,7 @@ def _csv(path: Path, text: str, pair: Sequence[str], others: Sequence[str]) -> t
     _, width, delimiter, names, first = max(headers, key=lambda header: header[:2])
     named = max((at for at, name in enumerate(names, start=1) if name), default=0)
 
-    found = list(_csv_records(path, lines, first, delimiter, width))
+    found = list(_csv_records(path, lines, first, delimiter))
     # A spreadsheet ends every line with the same surplus of delimiters. In one line alone they are a broken row.
     padded = all(cells[width:] and not "".join(cells[width:]).strip() for _, cells, reason in found if not reason)
     records = []
@@ -157,10 +167,11 @@ def _csv(path: Path, text: str, pair: Sequence[str], others: Sequence[str]) -> t
     return names, records
 
 
-def _csv_records(
-    path: Path, lines: Sequence[str], at: int, delimiter: str, width: int
-) -> Iterator[tuple[int, list[str], str]]:
-    """(line, cells, what is wrong) of each record from the line with index `at` on."""
+def _csv_records(path: Path, lines: Sequence[str], at: int, delimiter: str) -> Iterator[tuple[int, list[str], str]]:
+    """(line, cells, what is wrong) of each record from the line with index `at` on.
+
+    Where quotes break, every line that may belong to the broken record counts as one that cannot be used.
+    """
     while at < len(lines):
         start = at
         reader = csv.reader(iter(lines[start:]), delimiter=delimiter, strict=True)
@@ -174,31 +185,22 @@ def _csv_records(
                 raise DataError(
                     f"{path.name}: the quote that opens in line {at + 1} is never closed.", todo="Close or remove it."
                 ) from None
-            begins, at = at, _next_whole(lines, at + 1, delimiter, width)
-            span = f" (lines {begins + 1} to {at})" if at > begins + 1 else ""
-            yield begins + 1, [], f"its quotes do not close as they should{span}"
+            begins, at = at, _after_broken_quotes(lines, start + reader.line_num, delimiter)
+            yield from ((index + 1, [], QUOTES) for index in range(begins, at) if lines[index].strip())
 
 
-def _next_whole(lines: Sequence[str], at: int, delimiter: str, width: int) -> int:
-    """The first line from `at` on that begins a record for certain.
+def _after_broken_quotes(lines: Sequence[str], at: int, delimiter: str) -> int:
+    """The line with which to go on. `at`: the one after the line that could not be read.
 
-    After broken quotes the reader may stand inside a cell, or have swallowed good records up to the next quote; so it
-    goes on where a whole record begins and no quotes break in the two after it.
+    That line may have left a cell open. The next quote tells: one that opens a cell stands in a new record; any other
+    closes the cell that was left open, so that all lines up to it are text of that cell, whatever they look like.
     """
-    while at < len(lines):
-        ahead = lines[at : at + WINDOW]
-        reader = csv.reader(iter(ahead), delimiter=delimiter, strict=True)
-        try:
-            first = next(reader)
-            # A cell with a quote is quoted, and the quote doubled; a lone one is the end of a cell begun before.
-            lone = '"' in "".join(first) and '""' not in "".join(ahead[: reader.line_num])
-            for _ in range(AHEAD - 1):
-                next(reader, None)
-        except csv.Error:
-            lone = True
-        if not lone and len(first) == width:
-            return at
-        at += 1
+    opening = re.compile(rf'(?:[^"]*{delimiter})?"(?![{delimiter}\r\n]|$)')
+    for index in range(at, len(lines)):
+        if '"' in lines[index]:
+            if opening.match(lines[index]):
+                break
+            at = index + 1
     return at
 
 
@@ -221,7 +223,7 @@ def _json_lines(path: Path, text: str) -> tuple[list[str], list[Record]]:
         columns |= dict.fromkeys(value)
         records.append(Record(number, value))
     if not columns:
-        first = f"line {records[0].line}: {records[0].malformed or 'an object without keys'}"
+        first = f"line {records[0].line}: {records[0].malformed or 'it has no keys'}"
         raise DataError(f"{path.name}: is no JSON Lines file ({first}).")
     return list(columns), records
 
@@ -255,7 +257,4 @@ def _cells(column: Any) -> list[Any]:
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
-        texts = column.cast(pyarrow.binary()).to_pylist()
-        return [
-            None if text is None else ENCODED_HALF.sub(HALF, text.decode("utf-8", "surrogateescape")) for text in texts
-        ]
+        return [None if text is None else _decoded(text) for text in column.cast(pyarrow.binary()).to_pylist()]
