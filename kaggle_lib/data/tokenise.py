@@ -65,7 +65,9 @@ def _make(curated: Curated, tokenizer: chat.Tokenizer, config: RunConfig, into: 
     into.mkdir()
     counts = dict(curated.counts)
     for split in SPLITS:
-        _encode(getattr(curated, split), tokenizer, config, counts).save_to_disk(into / split)
+        made = _encode(getattr(curated, split), tokenizer, config, counts)
+        if len(made):  # `datasets` cannot load what it saves of a split without rows
+            made.save_to_disk(into / split)
     write_json(into / ABOUT, {"counts": counts, "fingerprint": curated.fingerprint})
     files = {path.relative_to(into).as_posix(): sha256_of(path) for path in sorted(into.rglob("*")) if path.is_file()}
     write_json(into / HASHES, files)
@@ -84,7 +86,7 @@ def _load(target: Path) -> Splits:
     from datasets import load_from_disk
 
     about = read_json(target / ABOUT)
-    rows = {split: load_from_disk(target / split) for split in SPLITS}
+    rows = {split: load_from_disk(target / split) if (target / split).exists() else _dataset() for split in SPLITS}
     return Splits(**rows, counts=about["counts"], fingerprint=about["fingerprint"])
 
 
@@ -96,23 +98,33 @@ def _key(config: RunConfig, tokenizer: chat.Tokenizer, curated: Curated) -> str:
         curated.counts,
         {name: values[name] for name in SHAPING},
         chat.template_hash(),
-        hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode("utf-8")).hexdigest(),
+        _tokenizer_hash(tokenizer),
         code_hash(),
     ]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8")).hexdigest()[:32]
 
 
-def _encode(rows: Sequence[Row], tokenizer: chat.Tokenizer, config: RunConfig, counts: dict[str, int]) -> Any:
-    from datasets import Dataset, Features, List, Value
+def _tokenizer_hash(tokenizer: chat.Tokenizer) -> str:
+    """sha256 of the tokenizer's own content, without how it was last asked to cut and pad."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content.update(truncation=None, padding=None)
+    return hashlib.sha256(json.dumps(content).encode("utf-8")).hexdigest()
 
+
+def _encode(rows: Sequence[Row], tokenizer: chat.Tokenizer, config: RunConfig, counts: dict[str, int]) -> Any:
     encoded = []
     for row in rows:
         one = chat.encode(row.messages, tokenizer, config)
         if one.cut:
             counts[f"cut: {one.cut}"] = counts.get(f"cut: {one.cut}", 0) + 1
-        encoded.append(
-            {"id": row.id, "input_ids": one.input_ids, "labels": one.labels, "answer_bytes": one.answer_bytes}
-        )
+        encoded.append((row.id, one.input_ids, one.labels, one.answer_bytes))
+    return _dataset(encoded)
+
+
+def _dataset(encoded: Sequence[tuple[int, list[int], list[int], int]] = ()) -> Any:
+    from datasets import Dataset, Features, List, Value
+
     ids = List(Value("int32"))
     features = {"id": Value("int64"), "input_ids": ids, "labels": ids, "answer_bytes": Value("int64")}
-    return Dataset.from_list(encoded, features=Features(features))
+    columns = {name: [row[at] for row in encoded] for at, name in enumerate(features)}
+    return Dataset.from_dict(columns, features=Features(features))
