@@ -128,8 +128,9 @@ def _prompt(
     messages: Sequence[Message], tokenizer: Tokenizer, config: RunConfig
 ) -> tuple[list[int], list[tuple[list[int], list[int]]], list[int]]:
     """What always stays in front, (header, text) of each turn, and the assistant's header."""
-    own = messages[0].content if messages and messages[0].role == "system" else ""
-    turns = messages[1:] if own or (messages and messages[0].role == "system") else messages
+    own, turns = "", messages
+    if messages and messages[0].role == "system":
+        own, turns = messages[0].content, messages[1:]
     if not turns:
         raise ValueError("there is no question")
     system = _text(own if config.system_prompt is None else config.system_prompt)
@@ -176,8 +177,9 @@ def _begins_letter(text: bytes, at: int) -> bool:
     if text[at] & 0xC0 == 0x80:
         return False
     letter = text[at : at + 4].decode("utf-8", "ignore")[0]
-    before = text[max(0, at - 3) : at].decode("utf-8", "ignore")[-1:]
-    return not unicodedata.category(letter).startswith("M") and letter not in "\u200c\u200d" and before != "\u09cd"
+    before = text[max(0, at - 4) : at].decode("utf-8", "ignore")[-1:]
+    joins = before == "\u200d" or (before != "" and unicodedata.combining(before) == 9)  # 9: any script's hasanta
+    return not joins and not unicodedata.category(letter).startswith("M") and letter not in "\u200c\u200d"
 
 
 @lru_cache(maxsize=1)
