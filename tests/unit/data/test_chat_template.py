@@ -115,6 +115,15 @@ def test_control_tokens_stand_where_the_template_has_them(tokenizer):
     ]
 
 
+def test_letters_are_composed_as_in_curated_rows(tokenizer):
+    """A question that is typed in, not read from a curated file, gives the ids that were trained."""
+    parts, whole = "বড\u09bc গেল \u09af\u09bc", "ব\u09dc গেল \u09df"
+    assert chat.encode(talk(whole, whole), tokenizer, config_of(system_prompt=whole)) == chat.encode(
+        talk(parts, parts), tokenizer, config_of(system_prompt=parts)
+    )
+    assert chat.encode(talk(whole, whole), tokenizer, config_of()).answer_bytes == len(parts.encode("utf-8"))
+
+
 def test_template_renders_what_is_trained(tokenizer):
     for messages, system, _, _ in RENDERED.values():
         if system is not None:
