@@ -23,7 +23,8 @@ def find(data: str) -> Path:
     try:
         return _find(data)
     except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be read, no such home
-        raise DataError(f"data: {data[:200]!r} cannot be looked up ({error}).", todo="Check the path.") from error
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"data: {data[:200]!r} cannot be looked up ({why}).", todo="Check the path.") from error
 
 
 def _find(data: str) -> Path:

@@ -149,6 +149,15 @@ def test_fingerprint_is_of_the_kept_rows_alone():
     assert curate.curate(other, config_of(seed=7, test_fraction=0.3)).fingerprint == base
 
 
+@pytest.mark.parametrize("field", ["topic", "title", "question", "answer", "role"])
+def test_each_letter_counts_in_the_fingerprint(field):
+    def of(topic="ক", title="খ", question="গ", answer="ঘ", first="user"):
+        row = Row(0, 2, (Message(first, question), Message("assistant", answer)), topic, title)
+        return curate.curate(Corpus(Path("a.csv"), [row]), config_of()).fingerprint
+
+    assert of(**{"first" if field == "role" else field: "system" if field == "role" else "ঙ"}) != of()
+
+
 def dialogues(sizes):
     return [("দুঃখ", f"ঘটনা {n}") for n, size in enumerate(sizes) for _ in range(size)]
 

@@ -166,6 +166,17 @@ def test_five_in_a_hundred_malformed_rows_are_set_aside_and_counted(corpus_of):
     assert (len(corpus.rows), len(corpus.set_aside)) == (10, 9)
 
 
+@pytest.mark.parametrize(("good", "malformed"), [(114, 6), (133, 7), (94, 6)], ids=["of 120", "of 140", "of 100"])
+def test_just_the_share_that_is_allowed(corpus_of, good, malformed):
+    corpus = corpus_of(HEAD + rows(good) + "ক,খ,গ\n" * malformed)
+    assert (len(corpus.rows), len(corpus.set_aside)) == (good, malformed)
+
+
+def test_blank_lines_do_not_thin_the_share(corpus_of):
+    with pytest.raises(DataError, match=r"a\.csv: 6 of 101 rows are malformed"):
+        corpus_of(HEAD + rows(95) + "\n" * 100 + "ক,খ,গ\n" * 6)
+
+
 def test_blank_lines_are_no_rows(corpus_of):
     corpus = corpus_of(HEAD + "\n" + rows(100).replace("\n", "\n  \n\n"))
     assert [(row.id, row.line) for row in corpus.rows] == [(n, 3 + 3 * n) for n in range(100)]

@@ -5,12 +5,11 @@ import csv
 import dataclasses
 import io
 import json
-from pathlib import Path
 
 import pytest
 
 from kaggle_lib.config import RunConfig
-from kaggle_lib.data import curate, find, read
+from kaggle_lib.data import curate, read
 from kaggle_lib.data.read import Message, Noted
 from kaggle_lib.errors import DataError
 
@@ -70,6 +69,38 @@ def test_semicolons_and_tabs_are_known_by_the_header(corpus_of):
     for delimiter in ";\t":
         content = HEAD.replace(",", delimiter) + f"কে, তুমি?{delimiter}আমি, তোমার বন্ধু।\n"
         assert pairs(corpus_of(content)) == [(0, 2, "কে, তুমি?", "আমি, তোমার বন্ধু।")]
+
+
+def test_delimiter_is_the_one_that_gives_the_columns_looked_for(corpus_of):
+    assert pairs(corpus_of("Questions;Answers;a,b,c,d\nক;খ;,,,\n")) == [(0, 2, "ক", "খ")]
+    talk = json.dumps([{"role": "user", "content": "ক"}, {"role": "assistant", "content": "খ"}])
+    (row,) = corpus_of("id;messages;a,b,c,d,e\n1;'{}';\n".replace("'{}'", '"' + talk.replace('"', '""') + '"')).rows
+    assert (row.question, row.answer) == ("ক", "খ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_each_byte_order_mark_is_known(corpus_of, encoding):
+    corpus = corpus_of("\ufeff".encode(encoding) + (HEAD + "😀,খ\n").encode(encoding))
+    assert pairs(corpus) == [(0, 2, "😀", "খ")]
+    assert corpus.repaired == []
+
+
+def test_commas_at_the_end_of_one_line_are_a_broken_row_and_of_all_lines_a_spreadsheets(corpus_of):
+    """In one line, an empty last field may as well be an empty answer behind a question with a comma."""
+    corpus = corpus_of(HEAD + "ক,খ\nগ, ঘ,\n")
+    assert corpus.set_aside == [Noted(3, "it has 3 fields and the header 2")]
+    assert pairs(corpus_of(HEAD + "ক,খ,,\nগ,ঘ, ,\n")) == [(0, 2, "ক", "খ"), (1, 3, "গ", "ঘ")]
+
+
+def test_text_in_a_column_without_a_name_is_no_row(corpus_of):
+    corpus = corpus_of("Questions,Answers,,\nক,খ,,\nগ, আরও,ঘ,\n")
+    assert corpus.set_aside == [Noted(3, "it has text in a column without a name")]
+    assert pairs(corpus_of(",Questions,Answers\n0,ক,খ\n")) == [(0, 2, "ক", "খ")]  # an index, as pandas writes it
+
+
+def test_long_cell(corpus_of):
+    long = "ক" * 200_000
+    assert pairs(corpus_of(f'{HEAD}"{long}",খ\n')) == [(0, 2, long, "খ")]
 
 
 def test_cells_that_say_none_are_text(corpus_of):
@@ -168,6 +199,30 @@ def test_json_lines(corpus_of):
     ]
 
 
+def test_json_strings_may_hold_what_should_be_escaped(corpus_of):
+    corpus = corpus_of(b'{"Questions": "a\tb", "Answers": "c\x00"}\n', "a.jsonl")
+    assert pairs(corpus) == [(0, 1, "a\tb", "c")]
+    assert corpus.repaired == [Noted(1, "NUL removed")]
+
+
+def test_json_line_with_bytes_that_are_no_utf8_is_set_aside(corpus_of):
+    good = '{"Questions": "প্রশ্ন", "Answers": "উত্তর"}\n'.encode()
+    corpus = corpus_of(good + b'{"Questions": "caf\xe9", "Answers": "b"}\n' + good, "a.jsonl")
+    assert [row.line for row in corpus.rows] == [1, 3]
+    assert corpus.set_aside == [Noted(2, "it holds bytes that are no UTF-8")]
+
+
+def test_values_that_are_no_text_are_set_aside(corpus_of):
+    lines = ['{"Questions": NaN, "Answers": "b"}', '{"Questions": "a", "Answers": ["b"]}', '{"Questions": "a"}']
+    corpus = corpus_of('{"Questions": "a", "Answers": "b", "score": NaN, "Topics": 5}\n' + "\n".join(lines), "a.jsonl")
+    assert [(row.question, row.topic) for row in corpus.rows] == [("a", "")]
+    assert corpus.set_aside == [
+        Noted(2, "its 'Questions' is no text"),
+        Noted(3, "its 'Answers' is no text"),
+        Noted(4, "it has no 'Answers'"),
+    ]
+
+
 def test_json_lines_split_at_line_feeds_alone(corpus_of):
     line = json.dumps({"Questions": "ক\u2028খ\x85", "Answers": "গ"}, ensure_ascii=False)
     assert pairs(corpus_of(f"{line}\r\n{line}", "a.jsonl")) == [(n, n + 1, "ক\u2028খ\x85", "গ") for n in (0, 1)]
@@ -207,6 +262,23 @@ def test_messages_that_are_no_conversation_are_set_aside(corpus_of, kind):
     ]
 
 
+def test_key_twice_within_messages_is_set_aside(corpus_of):
+    doubled = '[{"role": "user", "role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'
+    text = f'{{"messages": {json.dumps(GOOD)}}}\n{{"messages": {json.dumps(doubled)}}}\n'
+    assert corpus_of(text, "a.jsonl").set_aside == [Noted(2, "its 'messages': the key 'role' stands there twice")]
+
+
+def test_messages_stand_in_for_no_column_that_was_set_or_is_there(corpus_of):
+    text = json.dumps({"messages": GOOD, "Answers": "খ"}) + "\n"
+    with pytest.raises(DataError, match="there is no column 'Questions'; its first line gives 'messages', 'Answers'"):
+        corpus_of(text, "a.jsonl")
+    text = json.dumps({"messages": GOOD}) + "\n"
+    with pytest.raises(DataError, match="there is no column 'question' and no column 'Answers'"):
+        corpus_of(text, "a.jsonl", question_column="question")
+    text = json.dumps({"messages": GOOD, "Questions": "এই", "Answers": "ওই"}) + "\n"
+    assert pairs(corpus_of(text, "a.jsonl")) == [(0, 1, "এই", "ওই")]
+
+
 def test_messages_in_a_cell_of_a_csv_are_json(corpus_of):
     out = io.StringIO()
     csv.writer(out).writerows([["id", "messages"], [1, json.dumps([*GOOD, *GOOD[1:]])]])
@@ -237,44 +309,3 @@ def test_parquet(tmp_path):
 def test_other_column_names(corpus_of):
     corpus = corpus_of("প্রশ্ন,উত্তর\nক,খ\n", question_column="প্রশ্ন", answer_column="উত্তর")
     assert pairs(corpus) == [(0, 2, "ক", "খ")]
-
-
-CORPUS = "raseluddin/bengali-empathetic-conversations-corpus"
-
-
-@pytest.mark.parametrize("mount", ["{slug}", "datasets/{owner}/{slug}", "d/{owner}/{slug}"])
-def test_attached_dataset_is_found_under_each_of_kaggles_mounts(tmp_path, monkeypatch, mount):
-    monkeypatch.setenv("KAGGLE_LIB_ROOT", str(tmp_path))
-    owner, slug = CORPUS.split("/")
-    folder = tmp_path / "input" / mount.format(owner=owner, slug=slug)
-    folder.mkdir(parents=True)
-    path = folder / "BengaliEmpatheticConversationsCorpus .csv"  # Kaggle's file has the space
-    path.write_text(HEAD + "ক,খ\n", encoding="utf-8")
-    for name in ("README.md", ".hidden.csv"):
-        (folder / name).write_text("")
-    other = tmp_path / "input" / "someone-elses" / "deep" / "deeper"
-    other.mkdir(parents=True)
-    (other / "big.csv").write_text("")
-    seen = []
-    iterdir = Path.iterdir
-    monkeypatch.setattr(Path, "iterdir", lambda self: seen.append(self) or iterdir(self))
-    assert find.find(CORPUS) == path
-    assert seen == [folder]
-
-
-def test_dataset_that_is_not_attached_names_where_it_was_looked_for(tmp_path, monkeypatch):
-    monkeypatch.setenv("KAGGLE_LIB_ROOT", str(tmp_path))
-    with pytest.raises(DataError) as told:
-        find.find("me/corpus")
-    places = ", ".join(str(tmp_path / "input" / place) for place in ("corpus", "datasets/me/corpus", "d/me/corpus"))
-    assert str(told.value) == (
-        f"data: there is no file 'me/corpus', and no dataset of that name is attached (looked in {places}). "
-        "Attach the dataset to the notebook (Add Input), or give the path of the file."
-    )
-
-
-def test_folder_with_one_table_is_that_table(tmp_path):
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "a.parquet").write_bytes(b"")
-    (tmp_path / "notes.txt").write_text("")
-    assert find.find(str(tmp_path)) == tmp_path / "train" / "a.parquet"
