@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import multiprocessing
+import os
 import shutil
+import signal
 import unicodedata
 from pathlib import Path
 
@@ -59,6 +61,9 @@ def test_rows_are_the_curated_ones_encoded(make, data, sample_tokenizer):
         assert rows(splits)[name] == expected
         assert getattr(splits, name).column_names == ["id", "input_ids", "labels", "answer_bytes"]
     assert [len(getattr(splits, name)) for name in SPLITS] == [36, 2, 2]
+    kinds = [(field.name, str(field.type)) for field in splits.train.data.schema]
+    ids = "list<item: int32>"
+    assert kinds == [("id", "int64"), ("input_ids", ids), ("labels", ids), ("answer_bytes", "int64")]
     assert splits.counts == curated.counts
     assert splits.fingerprint == curated.fingerprint
     answers = {row.id: unicodedata.normalize("NFC", row.answer) for row in curated.train}
@@ -251,6 +256,41 @@ def test_half_made_cache_of_a_killed_process_is_no_cache(make, monkeypatch):
     assert made == [folder]
     assert rows(after) == expected
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
+
+
+def die_while_writing(settings, folder, cache, split):
+    """The work of a process that is killed as soon as the rows of `split` are there."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    save = Dataset.save_to_disk
+
+    def save_and_die(self, path, **how):
+        save(self, path, **how)
+        if Path(path).name == split:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Dataset.save_to_disk = save_and_die
+    tokenise.tokenised(RunConfig.create(settings), AutoTokenizer.from_pretrained(folder), Path(cache))
+
+
+@pytest.mark.slow
+def test_process_killed_while_writing_leaves_nothing_half_and_no_lock(make, tmp_path, data):
+    settings = {"run": "r", "base_model": "sample", "data": str(data), "max_length": 256}
+    folder = str(Path(tokenise.__file__).parent / "sample")
+    cache = tmp_path / "cache"
+    process = multiprocessing.get_context("spawn").Process(
+        target=die_while_writing, args=(settings, folder, str(cache), "validation")
+    )
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == -signal.SIGKILL
+    (left,) = (path for path in cache.iterdir() if path.is_dir())
+    assert left.name.endswith(".making")
+    assert sorted(path.name for path in left.iterdir()) == ["train", "validation"]
+    splits, (made,) = make()
+    assert [len(getattr(splits, name)) for name in SPLITS] == [36, 2, 2]
+    assert [path for path in cache.iterdir() if path.is_dir()] == [made]
 
 
 def work(settings, folder, cache, answers):
