@@ -1,4 +1,4 @@
-"""What is on this machine, and what a run would miss. Looks only; the one write is a probe of the store's folder.
+"""What is on this machine, and what a run would miss. Looks only; the one write is a probe of `store` and `work_dir`.
 
 Versions come from the packages' metadata and GPUs from the driver's tool: nothing heavy is imported.
 """
@@ -88,7 +88,7 @@ def examine(values: Mapping[str, object]) -> Examination:
         *_packages(versions, has_gpu=bool(gpus)),
         _token("Hugging Face", hub, "Only a gated base model needs one: set HF_TOKEN, or run `hf auth login`."),
         _token("Kaggle", kaggle, "Only the `kaggle` client needs one."),
-        _store(Path(config.store).absolute()),
+        *(_writable(name, Path(getattr(config, name)).absolute()) for name in ("store", "work_dir")),
         *_data(config, values),
     ]
     return Examination(facts, findings)
@@ -182,8 +182,8 @@ def _token(owner: str, token: Token | None, todo: str) -> Finding:
     return Finding(f"{owner} token", "ok", f"found in {token.place} (not tried)")
 
 
-def _store(path: Path) -> Finding:
-    """Write a few bytes into the store's folder, read them, remove them; folders made for it go again, too."""
+def _writable(name: str, path: Path) -> Finding:
+    """Write a few bytes into the folder, read them, remove them; folders made for it go again, too."""
     made: list[Path] = []
     try:
         for folder in [place for place in (*reversed(path.parents), path) if not place.exists()]:
@@ -194,15 +194,15 @@ def _store(path: Path) -> Finding:
             file.flush()
             os.fsync(file.fileno())
             if Path(file.name).read_bytes() != b"kaggle_lib":
-                return Finding("store", "missing", f"{path} gives back other bytes than were written", "Use another.")
+                return Finding(name, "missing", f"{path} gives back other bytes than were written", "Use another.")
     except OSError as error:
-        todo = "Set store to a folder that can be written to."
-        return Finding("store", "missing", f"{path} cannot be written to ({error.strerror})", todo)
+        todo = f"Set {name} to a folder that can be written to."
+        return Finding(name, "missing", f"{path} cannot be written to ({error.strerror})", todo)
     finally:
         for folder in reversed(made):
             with contextlib.suppress(OSError):  # somebody else's file is in it by now
                 folder.rmdir()
-    return Finding("store", "ok", f"{path} can be written to")
+    return Finding(name, "ok", f"{path} can be written to")
 
 
 def _data(config: RunConfig, given: Mapping[str, object]) -> Iterator[Finding]:

@@ -23,6 +23,16 @@ from typing import Any
 from kaggle_lib.files import append_line
 
 Event = dict[str, Any]
+COMMON = ("event", "time", "session", "attempt")
+# What the readers rely on beside these.
+FIELDS = {
+    "step": ("step", "samples", "loss", "tokens", "seconds"),
+    "evaluation": ("step", "bits_per_byte", "seconds"),
+    "save": ("step", "seconds"),
+    "phase": ("phase",),
+    "warning": ("message",),
+    "end": ("outcome",),
+}
 
 
 def now() -> str:
@@ -67,7 +77,7 @@ def parse(content: bytes) -> Iterator[Event]:
             event = json.loads(line)
         except ValueError:
             continue
-        if isinstance(event, dict) and "event" in event:
+        if isinstance(event, dict) and event.keys() >= {*COMMON, *FIELDS.get(str(event.get("event")), ())}:
             yield event
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shutil
 import subprocess
@@ -63,5 +64,6 @@ def disk(path: Path) -> dict[str, Any]:
 
 
 def _existing(path: Path) -> Path:
+    # Not Path.exists(), which raises for a name that is too long.
     path = path.absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(place for place in (path, *path.parents) if os.path.exists(place))  # noqa: PTH110

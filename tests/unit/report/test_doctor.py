@@ -106,6 +106,13 @@ def test_a_store_that_cannot_be_written_is_missing(tmp_path: Path) -> None:
     assert found.exit_code == 1
 
 
+@pytest.mark.parametrize("name", ["store", "work_dir"])
+def test_a_name_that_no_file_system_takes_is_one_finding(tmp_path: Path, name: str) -> None:
+    found = of(examine({name: "x" * 300}), name)
+    assert (found.state, found.todo) == ("missing", f"Set {name} to a folder that can be written to.")
+    assert found.text == f"{tmp_path}/{'x' * 300} cannot be written to (File name too long)"
+
+
 def test_a_token_is_found_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_very_secret")
     found = examine({})

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from kaggle_lib.runs.events import parse
 from kaggle_lib.runs.ledger import close_killed, goodput, record
 
 ID = "20261125T100000-aaaa1111"
@@ -133,6 +136,22 @@ def test_a_session_that_only_evaluates_is_recorded_and_left_out_of_the_goodput()
 def test_no_time_no_goodput():
     assert goodput([]) is None
     assert goodput([record(EVENTS[:1])]) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        "1",
+        "{}",
+        '{"event": "step"}',
+        '{"event": "step", "time": "t", "session": "s", "attempt": 0}',
+        '{"event": "s',
+    ],
+)
+def test_a_line_that_is_no_whole_event_is_left_out(line):
+    text = "\n".join([json.dumps(EVENTS[0]), line, json.dumps(EVENTS[1])])
+    assert list(parse(text.encode())) == EVENTS[:2]
 
 
 def test_no_events_no_record():
