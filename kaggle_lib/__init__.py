@@ -4,6 +4,8 @@ In a notebook:
 
     import kaggle_lib as kl
     kl.train(preset="tiny-cpu", run="first")
+
+or, with parameters in a cell of their own, `kl.configure(globals())` and then `kl.train()`.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ if TYPE_CHECKING:
     from kaggle_lib.api import doctor, evaluate, report, status, train
     from kaggle_lib.config import RunConfig
     from kaggle_lib.runs.outcome import Outcome
+    from kaggle_lib.settings import configure
 
 __version__ = "0.1.0"
-__all__ = ["Outcome", "RunConfig", "__version__", "doctor", "evaluate", "report", "status", "train"]
+__all__ = ["Outcome", "RunConfig", "__version__", "configure", "doctor", "evaluate", "report", "status", "train"]
 
 # Looked up at first use (PEP 562), so that importing the package imports nothing heavy.
 _HOMES = {
     "Outcome": "kaggle_lib.runs.outcome",
     "RunConfig": "kaggle_lib.config",
+    "configure": "kaggle_lib.settings",
     "doctor": "kaggle_lib.api",
     "evaluate": "kaggle_lib.api",
     "report": "kaggle_lib.api",

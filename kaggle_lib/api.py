@@ -1,7 +1,8 @@
 """The notebook's functions, which the command line calls too. Each says on standard output what it does.
 
-All take `preset` (its name) or `config` (a YAML file), and on top any keys of the configuration as keywords. They
-return normally for a paused run, and raise a `UserError` only for what the user has to act on.
+All take `preset` (its name) or `config` (a YAML file), and on top any keys of the configuration as keywords; what is
+not given comes from `configure`, where a notebook has called it. They return normally for a paused run, and raise a
+`UserError` only for what the user has to act on.
 """
 
 from __future__ import annotations
@@ -13,19 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from kaggle_lib.config import RunConfig, parse
 from kaggle_lib.errors import ConfigError
-from kaggle_lib.presets import read_file, read_preset
 from kaggle_lib.runs.outcome import Outcome
+from kaggle_lib.settings import Settings
 
 if TYPE_CHECKING:
     from kaggle_lib.report.doctor import Examination
 
 
 def gather(preset: str | None, config: str | Path | None, values: Mapping[str, object]) -> dict[str, object]:
-    """The given values: those of a preset or of a file, and `values` on top. Raises ConfigError for both at once."""
-    if preset is not None and config is not None:
-        raise ConfigError(["preset: give a preset or a config file, not both"])
-    base = read_preset(preset) if preset is not None else read_file(Path(config)) if config is not None else {}
-    return {**base, **values}
+    """The values of a call: `values`, then what `configure` was given, then the preset or file."""
+    return Settings.current.gather(preset, config, values)
 
 
 def train(preset: str | None = None, config: str | Path | None = None, **values: object) -> Outcome:

@@ -17,6 +17,10 @@ class UserError(Exception):
         self.what, self.kept, self.todo = what, kept, todo
         super().__init__(" ".join(part for part in (what, kept, todo) if part))
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback; papermill reports the same and fails all the same."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ConfigError(UserError):
     """The parameters are wrong; `problems` holds every one of them, a line each."""

@@ -39,7 +39,7 @@ ROOMS: dict[str, set[str]] = {
     "report": LIBRARY | {"runs"},
     "kaggle": LIBRARY | {"runs", "report"},
 }
-TOP = LIBRARY | {"presets", "runs", "report", "kaggle", "api", "demo"}
+TOP = LIBRARY | {"presets", "runs", "report", "kaggle", "api", "settings", "demo"}
 # Modules of another room that are open to the worker's side: what passes between the two processes.
 SHARED_WITH_WORKER = {"runs.folder", "runs.events", "runs.outcome"}
 CLOSED_TO_WORKER = {"checkpoints.hub"}
