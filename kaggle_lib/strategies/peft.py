@@ -15,6 +15,7 @@ from kaggle_lib.data import chat
 from kaggle_lib.errors import ConfigError, UserError
 from kaggle_lib.strategies import sample
 from kaggle_lib.strategies.base import Model, Tokenizer
+from kaggle_lib.training import kernels
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -46,7 +47,7 @@ def load(config: RunConfig, device: torch.device, cache: Path) -> tuple[Model, T
     """
     source = str(sample.make(config.seed, cache)) if config.base_model == "sample" else config.base_model
     dtype = DTYPES[config.precision]
-    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "attn_implementation": "sdpa"}
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "attn_implementation": kernels.ATTENTION}
     if config.quantization == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

@@ -10,11 +10,11 @@ import torch
 IGNORED = -100
 
 
-def padding_free(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """One row `(1, tokens)` with all samples; `position_ids` begin again with each, which is all that parts them.
+def padding_free(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One row `(1, tokens)` with all samples; `position_ids` begin again with each, and `segments` are their lengths.
 
-    No attention mask: transformers makes the block-diagonal one from the positions. The first label of each sample is
-    masked, for the token before it belongs to another sample.
+    No attention mask: from the positions transformers makes the block-diagonal one, and our attention needs none. The
+    first label of each sample is masked, for the token before it belongs to another sample.
     """
     ids: list[int] = []
     labels: list[int] = []
@@ -27,6 +27,7 @@ def padding_free(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         "input_ids": torch.tensor([ids]),
         "labels": torch.tensor([labels]),
         "position_ids": torch.tensor([positions]),
+        "segments": [len(row["input_ids"]) for row in rows],
     }
 
 

@@ -15,13 +15,16 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from trl import SFTTrainer
 
 from kaggle_lib.config import RunConfig
-from kaggle_lib.data.steps import Steps, mix
+from kaggle_lib.data.steps import Steps
 from kaggle_lib.errors import CheckpointError, WorkerError
 from kaggle_lib.evaluation import likelihood
 from kaggle_lib.runs.events import EventLog
 from kaggle_lib.runs.folder import RunFolder
-from kaggle_lib.training import snapshot
+from kaggle_lib.training import memory, snapshot, step
 from kaggle_lib.training.feed import StepDataset, sft_config
+
+# fp16's scaler halves its scale, 65,536 at first, at each skip: after so many it is below 1, and not what overflows.
+SKIPS_IN_A_ROW = 20
 
 
 class Decide(TrainerCallback):
@@ -59,16 +62,18 @@ class RunTrainer(SFTTrainer):
         rows: Any,
         validation: Any | None,
         score: Callable[[Any, Any], list[likelihood.RowScore]],
+        recomputation: memory.Recomputation,
         manifest: dict[str, Any],
         on_cpu: bool,
     ) -> None:
         self.config, self.folder, self.event_log, self.steps = config, folder, log, steps
         self.rows, self.validation, self.score, self.manifest = rows, validation, score, manifest
+        self.recomputation = recomputation
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.processes = dist.get_world_size() if dist.is_initialized() else 1
         self.asked_save = self.asked_stop = False
         self.item: dict[str, Any] = {}
-        self.step_loss, self.step_began = 0.0, 0.0
+        self.step_loss, self.step_began, self.skipped_in_a_row = 0.0, 0.0, 0
         args = sft_config(config, folder, steps.total, on_cpu)
         # TRL casts a quantised model's adapter to bf16: fp16's scaler refuses that, and a resumed one would be rounded.
         exact = {name: p.data.float() for name, p in model.named_parameters() if p.requires_grad}
@@ -111,50 +116,41 @@ class RunTrainer(SFTTrainer):
         The loss is the step's summed negative log-likelihood ÷ its answer tokens, over all ranks.
         """
         model.train()
-        # Loss, save asked, stop asked: rank 0's requests reach every rank with the gradients.
-        total = torch.zeros(3, device=self.args.device)
-        for number, tensors in item["micro_batches"]:
-            torch.manual_seed(mix(self.config.seed, "dropout", item["step"], number))
-            inputs = self._prepare_inputs(tensors)
-            with self.compute_loss_context_manager():
-                loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
-            self.accelerator.backward(loss)
-            total[0] += loss.detach()
-            self.beat("train")
-        if self.rank == 0:
-            total[1] = float(self.folder.save_request.exists())
-            total[2] = float(self.folder.stop_request.exists())
-        if self.processes > 1:
-            total = self.all_reduce(total)
+        total = step.gradients(self, model, item, num_items_in_batch)
         self.step_loss, save, stop = total.tolist()
         self.asked_save, self.asked_stop = save > 0, stop > 0
         if not math.isfinite(self.step_loss):
-            raise WorkerError(
-                f"The loss of step {item['step'] + 1} is {self.step_loss}.",
-                kept="The step was not taken and no ruined adapter was saved.",
-                todo="Lower learning_rate, or look at the step's samples in the events.",
-            )
+            raise self._diverged(f"The loss of step {item['step'] + 1} is {self.step_loss}.")
         return total[0]
 
-    def all_reduce(self, total: torch.Tensor) -> torch.Tensor:
-        """Sum gradients and `total` over all ranks by one flat tensor; a rank without a micro-batch adds zeros."""
-        parameters = self.trainable
-        pieces = [p.grad.reshape(-1) if p.grad is not None else p.new_zeros(p.numel()) for p in parameters]
-        flat = torch.cat([*pieces, total])
-        dist.all_reduce(flat)
-        offset = 0
-        for parameter in parameters:
-            parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter).clone()
-            offset += parameter.numel()
-        return flat[offset:]
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip; returns the norm before. Without fp16's scaler, which would skip the step, it has to be finite."""
+        norm = super()._clip_grad_norm(model)
+        if self.accelerator.scaler is None and not math.isfinite(norm):
+            raise self._diverged(f"The gradients of step {self.item['step'] + 1} are not finite.")
+        return norm
+
+    def _diverged(self, what: str) -> WorkerError:
+        return WorkerError(
+            what,
+            kept="The step was not taken, and no ruined adapter was saved.",
+            todo="Look at its samples in the events, or start another run (run=NAME) with a lower learning_rate.",
+        )
 
     def beat(self, phase: str) -> None:
         if self.rank == 0:
             self.folder.beat(phase)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """One event a step instead of Trainer's history, which would grow in every checkpoint."""
-        if self.rank == 0 and "grad_norm" in logs:
+        """One event a step instead of Trainer's history, which would grow in every checkpoint.
+
+        Raises WorkerError where fp16's scaler has skipped too many steps in a row.
+        """
+        if "grad_norm" not in logs:
+            return
+        skipped = self.accelerator.optimizer_step_was_skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        if self.rank == 0:
             self.event_log.write(
                 "step",
                 step=self.state.global_step,
@@ -162,11 +158,14 @@ class RunTrainer(SFTTrainer):
                 samples=self.item["samples"],
                 loss=self.step_loss,
                 lr=logs["learning_rate"],
-                grad_norm=logs["grad_norm"],
+                grad_norm=None if skipped else logs["grad_norm"],
                 tokens=self.item["tokens"],
                 seconds=round(time.monotonic() - self.step_began, 4),
                 memory=torch.cuda.max_memory_allocated() if self.args.device.type == "cuda" else None,
+                **({"skipped": True} if skipped else {}),
             )
+        if self.skipped_in_a_row >= SKIPS_IN_A_ROW:
+            raise self._diverged(f"The gradients of {self.skipped_in_a_row} steps in a row were not finite in fp16.")
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Bits per byte of the fixed validation rows; the best step is kept by its number."""

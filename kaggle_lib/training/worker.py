@@ -44,6 +44,7 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     from kaggle_lib.data.steps import Cut, Steps, cut_of, mix
     from kaggle_lib.evaluation import likelihood
     from kaggle_lib.strategies import adapter
+    from kaggle_lib.training.memory import Recomputation
     from kaggle_lib.training.trainer import RunTrainer
 
     run = folder.read_run()
@@ -62,8 +63,7 @@ def _train(folder: RunFolder) -> dict[str, Any]:
 
     model, tokenizer = strategy.load(config, device, folder.cache)
     model = strategy.adapt(model, config)
-    layers = {"full": None, "none": 0, "auto": 0 if on_cpu else None}[config.recomputation]
-    strategy.recompute(model, layers)
+    recomputation = Recomputation(strategy, model, config, on_cpu)
     rows = tokenise.tokenised(config, tokenizer, folder.cache)
     resume = None if run["checkpoint"] is None else folder.checkpoint(run["checkpoint"])
     if resume is not None:
@@ -96,6 +96,7 @@ def _train(folder: RunFolder) -> dict[str, Any]:
         rows=rows.train,
         validation=validation if config.eval_steps and validation else None,
         score=score,
+        recomputation=recomputation,
         manifest={
             "total_steps": steps.total,
             "fingerprint": run["fingerprint"],

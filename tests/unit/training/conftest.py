@@ -13,6 +13,7 @@ def tiny():
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     from kaggle_lib.strategies import peft
+    from kaggle_lib.training import kernels
 
     names = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     bpe = Tokenizer(models.BPE())
@@ -38,6 +39,7 @@ def tiny():
                 num_attention_heads=4,
                 num_key_value_heads=2,
                 initializer_range=0.1,
+                attn_implementation=kernels.ATTENTION,
             )
         )
         base.requires_grad_(False)
@@ -78,6 +80,8 @@ def make_trainer(tiny, tmp_path):
     from kaggle_lib.evaluation import likelihood
     from kaggle_lib.runs.events import EventLog
     from kaggle_lib.runs.folder import RunFolder
+    from kaggle_lib.strategies import peft
+    from kaggle_lib.training.memory import Recomputation
     from kaggle_lib.training.trainer import RunTrainer
 
     make_model, tokenizer = tiny
@@ -94,8 +98,9 @@ def make_trainer(tiny, tmp_path):
         def score(model, rows):
             return likelihood.score_rows(model, rows, pad_id=5, eot_id=4, max_tokens=512)
 
+        model = model or make_model(config)
         return RunTrainer(
-            model or make_model(config),
+            model,
             tokenizer,
             config=config,
             folder=folder,
@@ -104,6 +109,7 @@ def make_trainer(tiny, tmp_path):
             rows=rows,
             validation=list(rows_of([7, 20, 33], seed=2)) if config.eval_steps else None,
             score=score,
+            recomputation=Recomputation(peft, model, config, on_cpu=True),
             manifest={
                 "total_steps": steps.total,
                 "fingerprint": "f",

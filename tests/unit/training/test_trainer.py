@@ -77,14 +77,15 @@ def test_no_sample_sees_another_without_padding(make_trainer):
     joined = batch.padding_free([first, second])
     embeddings = model.get_input_embeddings()(joined["input_ids"]).detach().requires_grad_(True)
     start = len(first["input_ids"])
-    logits = model(inputs_embeds=embeddings, position_ids=joined["position_ids"], use_cache=False).logits
+    places = {name: joined[name] for name in ("position_ids", "segments")}
+    logits = model(inputs_embeds=embeddings, **places, use_cache=False).logits
     logits[0, start:].logsumexp(-1).sum().backward()
     assert embeddings.grad[0, :start].abs().max().item() == 0.0
     assert embeddings.grad[0, start:].abs().max().item() > 0.0
 
     def loss_of_second(ids):
         joined = batch.padding_free([{**first, "input_ids": ids}, second])
-        return model(joined["input_ids"], position_ids=joined["position_ids"], use_cache=False).logits[0, start:]
+        return model(joined["input_ids"], **places, use_cache=False).logits[0, start:]
 
     with torch.no_grad():
         assert torch.equal(loss_of_second(first["input_ids"]), loss_of_second(first["input_ids"][::-1]))
@@ -197,7 +198,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_nothing(make_trainer):
 
     trainer = make_trainer([9, 30, 14, 22], max_steps=3, save_steps=1)
     with torch.no_grad():
-        trainer.trainable[0].fill_(math.nan)
+        next(p for p in trainer.model.parameters() if p.requires_grad).fill_(math.nan)
     with pytest.raises(WorkerError, match="The loss of step 1 is nan"):
         trainer.train()
     assert trainer.folder.checkpoint_steps() == []
