@@ -66,7 +66,7 @@ def configure(namespace: Mapping[str, object]) -> Settings:
     `train`, `evaluate` and the others then start from them, and arguments of theirs win. All other variables are left
     alone, except two kinds that can only be mistakes: a name that papermill was given and neither a key nor another
     cell has, and one beside `run`, `preset` or `config` in the parameters cell that is all but a key's. Calling it
-    again replaces all settings. Raises ConfigError with every problem; there are no settings then, not the earlier ones.
+    again replaces all settings. Raises ConfigError with every problem, and there are no settings from then on.
     """
     Settings.current = Settings()
     given = {name: namespace[name] for name in KEYS if name in namespace and not _is_code(namespace[name])}

@@ -1,46 +1,173 @@
-"""What the session shows of its workers: a line every `logging_steps`, read from their events."""
+"""What the session shows of its workers, read from their events: a line every `logging_steps`, or a live view."""
 
 from __future__ import annotations
 
+import statistics
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from kaggle_lib.config import RunConfig
 from kaggle_lib.runs import events
+from kaggle_lib.runs.live import Live
 
 Say = Callable[[str], None]
+PHASES = {"load": "loading", "train": "training"}
+RECENT = 50  # steps that rate and time left are measured over
 
 
 class Progress:
-    """Follows one session's events file. `slowest` has the longest seconds of each kind of event so far."""
+    """Follows one session's events file. `slowest` has the longest seconds of each kind of event so far.
 
-    def __init__(self, path: Path, every: int, say: Say) -> None:
-        self.path, self.every, self.say = path, every, say
+    `left`: seconds to the session's deadline, or None without one. `stored`: the newest step that the store holds.
+    With `live` the facts are in its view, kept up to date; without it a line has them every `logging_steps`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: RunConfig,
+        say: Say,
+        left: Callable[[], float | None],
+        stored: Callable[[], int | None],
+        live: Live | None = None,
+    ) -> None:
+        self.path, self.config, self.say, self.left, self.stored, self.live = path, config, say, left, stored, live
         self.offset = 0
         self.slowest: dict[str, float] = {}
+        self.state = "starting"
+        self.ended = False
+        self.newest: events.Event | None = None
+        self.losses: dict[int, float] = {}
+        self.saved: int | None = None
+        self.evaluated = 0
+        self.validation = ""
+        self._steps: deque[events.Event] = deque(maxlen=RECENT)
+        self._seconds: dict[str, deque[float]] = {kind: deque(maxlen=5) for kind in ("save", "evaluation")}
 
     def show(self) -> None:
-        """Say what has happened since the last call."""
+        """Show what has happened since the last call."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
                 content = file.read()
         except FileNotFoundError:
-            return
+            content = b""
         whole = content[: content.rfind(b"\n") + 1]
         self.offset += len(whole)
         for event in events.parse(whole):
-            if "seconds" in event:
-                kind = event["event"]
-                self.slowest[kind] = max(self.slowest.get(kind, 0.0), event["seconds"])
-            self._say(event)
+            self._take(event)
+            if self.live is None:
+                self._say(event)
+        if self.live is not None:
+            self.live.update(f"Run {self.config.run}: {self.state}", self.facts(), self.share(), self._curve())
+
+    def close(self) -> None:
+        """The last state, which a saved notebook keeps."""
+        if not self.ended:
+            self.state, self.ended = "ended", True
+        if self.live is not None:
+            self.live.due = 0.0
+        self.show()
+
+    def _take(self, event: events.Event) -> None:
+        kind = event["event"]
+        if "seconds" in event:
+            self.slowest[kind] = max(self.slowest.get(kind, 0.0), event["seconds"])
+        if kind in self._seconds:
+            self._seconds[kind].append(event["seconds"])
+        match kind:
+            case "session":
+                self.saved, self.evaluated = event.get("resumed_from"), event.get("resumed_from") or 0
+            case "phase":
+                self.state = PHASES.get(event["phase"], str(event["phase"]))
+            case "step":
+                self.newest = event
+                self._steps.append(event)
+                self.losses[event["step"]] = event["loss"]
+            case "evaluation":
+                self.evaluated = event["step"]
+                self.validation = f"{event['bits_per_byte']:.4f} bits per byte at step {event['step']}"
+            case "save":
+                self.saved = event["step"]
+            case "end":
+                self.state, self.ended = f"{event['outcome']}, {event.get('reason', '')}", True
 
     def _say(self, event: events.Event) -> None:
-        match event["event"]:
-            case "step" if event["step"] % self.every == 0 or event["step"] == event["total_steps"]:
-                rate = event["tokens"] / max(event["seconds"], 1e-9)
-                where = f"step {event['step']} of {event['total_steps']}"
-                self.say(f"{where}  loss {event['loss']:.4f}  {rate:,.0f} tokens/s")
-            case "evaluation":
-                self.say(f"step {event['step']}  validation {event['bits_per_byte']:.4f} bits per byte")
-            case "save":
-                self.say(f"step {event['step']}  saved, {event['bytes'] / 1e6:.1f} MB in {event['seconds']:.1f} s")
+        if event["event"] == "evaluation":
+            self.say(f"step {event['step']}  validation {event['bits_per_byte']:.4f} bits per byte")
+        if event["event"] == "step" and (
+            event["step"] % self.config.logging_steps == 0 or event["step"] == event.get("total_steps")
+        ):
+            self.say("  ".join(f"{name} {value}" for name, value in self.facts().items() if name != "validation"))
+
+    def facts(self) -> dict[str, str]:
+        """What is known now, in words; what is not known is not there."""
+        facts = {}
+        if self.newest is not None:
+            step, total = self.newest["step"], self.newest.get("total_steps")
+            tokens, seconds = (sum(event[name] for event in self._steps) for name in ("tokens", "seconds"))
+            facts["step"] = f"{step} of {total}"
+            facts["loss"] = f"{self.newest['loss']:.4f}"
+            facts["tokens/s"] = f"{tokens / max(seconds, 1e-9):,.0f}"
+            if memory := self.newest.get("memory"):
+                facts["memory"] = f"{memory / 2**30:.1f} GiB"
+            time_left = self.time_left()
+            if time_left is not None and not self.ended:
+                facts["time left"] = duration(time_left)
+        if self.validation:
+            facts["validation"] = self.validation
+        facts["checkpoint"] = self._checkpoint()
+        deadline = self.left()
+        if deadline is not None and not self.ended:
+            facts["deadline in"] = duration(deadline)
+        return facts
+
+    def time_left(self) -> float | None:
+        """Seconds until the run is done: its steps, saves and evaluations to come, each by the median of recent ones.
+
+        None before the first step. What has not happened yet in this session counts nothing.
+        """
+        if self.newest is None or not self.newest.get("total_steps"):
+            return None
+        step, total = self.newest["step"], self.newest["total_steps"]
+        saves = times(self.config.save_steps, self.saved or 0, total)
+        evaluations = times(self.config.eval_steps, self.evaluated, total)
+        a_step, a_save, an_evaluation = (
+            statistics.median(seconds or [0.0])
+            for seconds in ([event["seconds"] for event in self._steps], *self._seconds.values())
+        )
+        return float((total - step) * a_step + saves * a_save + evaluations * an_evaluation)
+
+    def share(self) -> float:
+        """The part of the run's steps that is done, 0 to 1."""
+        if self.newest is None:
+            return 0.0
+        return float(self.newest["step"] / max(self.newest.get("total_steps") or 0, self.newest["step"]))
+
+    def _checkpoint(self) -> str:
+        stored = self.stored()
+        if self.saved is None:
+            return "none yet"
+        if stored == self.saved:
+            return f"{self.saved} on the store"
+        return f"{self.saved} here, {'none' if stored is None else stored} on the store"
+
+    def _curve(self) -> list[float]:
+        return [self.losses[step] for step in sorted(self.losses)]
+
+
+def times(every: int, after: int, total: int) -> int:
+    """How often something that happens every so many steps, and at the last one, happens in (after, total]."""
+    if not every or after >= total:
+        return 0
+    return total // every - after // every + (total % every > 0)
+
+
+def duration(seconds: float) -> str:
+    """`95 s`, `12 min`, `3 h 05 min`; an end that is over is `0 s`."""
+    whole = max(0, round(seconds))
+    if whole < 100:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"

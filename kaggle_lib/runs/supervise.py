@@ -23,6 +23,7 @@ from kaggle_lib.files import write_json
 from kaggle_lib.runs import events, resume
 from kaggle_lib.runs.custody import Custody
 from kaggle_lib.runs.launch import PHASE_MINUTES, Workers, visible_gpus
+from kaggle_lib.runs.live import Live
 from kaggle_lib.runs.opening import Opened, only_session, open_run
 from kaggle_lib.runs.outcome import Outcome, Skipped, Word
 from kaggle_lib.runs.progress import Progress
@@ -66,7 +67,9 @@ class Session:
         self.clock = Clock.start(self.config.session_hours)
         self.log = events.EventLog(self.folder.events, self.id)
         self.custody = Custody(opened.store, self.folder, self.log, say)
-        self.progress = Progress(self.log.path, self.config.logging_steps, say)
+        self.progress = Progress(
+            self.log.path, self.config, say, self.clock.left, lambda: self.custody.stored_step, Live.here()
+        )
         self.processes = training_processes(self.config.processes, self.config.train_batch_size)
         self.attempt = 0
         self.resumed_from: int | None = None
@@ -98,6 +101,8 @@ class Session:
             except UserError as error:
                 self._end("failed", error.what)
                 raise
+            finally:
+                self.progress.close()
 
     def _choose(self) -> resume.Resume:
         found = resume.choose(self.folder, self.opened.store, self.opened.store.peek())
