@@ -12,7 +12,8 @@ from typing import Any, Self
 from kaggle_lib.session.where import where
 
 EVERY_SECONDS = 1.0
-POINTS, WIDTH, HEIGHT = 150, 420, 60
+POINTS, WIDTH, HEIGHT = 150, 636, 70
+GRID = "display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:6px 12px"
 BAR = "height:6px;border-radius:3px;background:rgba(128,128,128,.3);margin:6px 0 10px"
 
 
@@ -74,10 +75,10 @@ def html(title: str, facts: Mapping[str, str], share: float, losses: Sequence[fl
         for name, value in facts.items()
     )
     return (
-        '<div style="max-width:640px;font-variant-numeric:tabular-nums;line-height:1.4">'
+        '<div style="max-width:640px;margin:8px;font-variant-numeric:tabular-nums;line-height:1.4">'
         f"<b>{escape(title)}</b>"
         f'<div style="{BAR}"><div style="width:{100 * share:.1f}%;height:100%;border-radius:3px;background:#3b7dd8">'
-        f'</div></div><div style="display:flex;flex-wrap:wrap;gap:6px 24px">{cells}</div>{curve(losses)}</div>'
+        f'</div></div><div style="{GRID}">{cells}</div>{curve(losses)}</div>'
     )
 
 
@@ -91,7 +92,7 @@ def curve(losses: Sequence[float]) -> str:
     across, up = WIDTH / (len(points) - 1), HEIGHT / ((high - low) or 1)
     line = " ".join(f"{across * k:.1f},{(high - loss) * up:.1f}" for k, loss in enumerate(points))
     return (
-        f'<div style="opacity:.65;font-size:85%;margin-top:8px">loss, {high:.2f} to {low:.2f}</div>'
+        f'<div style="opacity:.65;font-size:85%;margin-top:8px">loss in this session, {high:.2f} to {low:.2f}</div>'
         f'<svg width="{WIDTH}" height="{HEIGHT + 4}" viewBox="-2 -2 {WIDTH + 4} {HEIGHT + 4}">'
         f'<polyline points="{line}" fill="none" stroke="#3b7dd8" stroke-width="1.5"/></svg>'
     )

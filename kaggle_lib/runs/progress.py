@@ -13,6 +13,7 @@ from kaggle_lib.runs.live import Live
 
 Say = Callable[[str], None]
 PHASES = {"load": "loading", "train": "training"}
+BITS = "bits per byte"  # of the validation; a log has a line of its own for it
 RECENT = 50  # steps that rate and time left are measured over
 
 
@@ -87,7 +88,7 @@ class Progress:
                 self.losses[event["step"]] = event["loss"]
             case "evaluation":
                 self.evaluated = event["step"]
-                self.validation = f"{event['bits_per_byte']:.4f} bits per byte at step {event['step']}"
+                self.validation = f"{event['bits_per_byte']:.4f} at step {event['step']}"
             case "save":
                 self.saved = event["step"]
             case "end":
@@ -99,7 +100,7 @@ class Progress:
         if event["event"] == "step" and (
             event["step"] % self.config.logging_steps == 0 or event["step"] == event.get("total_steps")
         ):
-            self.say("  ".join(f"{name} {value}" for name, value in self.facts().items() if name != "validation"))
+            self.say("  ".join(f"{name} {value}" for name, value in self.facts().items() if name != BITS))
 
     def facts(self) -> dict[str, str]:
         """What is known now, in words; what is not known is not there."""
@@ -116,7 +117,7 @@ class Progress:
             if time_left is not None and not self.ended:
                 facts["time left"] = duration(time_left)
         if self.validation:
-            facts["validation"] = self.validation
+            facts[BITS] = self.validation
         facts["checkpoint"] = self._checkpoint()
         deadline = self.left()
         if deadline is not None and not self.ended:
