@@ -32,25 +32,31 @@ work_dir: str = "work"
 max_steps: int = 60
 
 # %% [markdown]
+# From here on these are the settings of every call.
+
+# %%
+kl.configure(globals())
+
+# %% [markdown]
 # Train: fresh, resumed, or finished already. A session that has to end early returns with `outcome='paused'`.
 
 # %%
-kl.train(preset=preset, run=run, store=store, work_dir=work_dir, max_steps=max_steps)
+outcome = kl.train()
 
 # %% [markdown]
 # How the run stands, as its store knows it.
 
 # %%
-state = kl.status(run=run, store=store)
+state = kl.status()
 
 # %% [markdown]
 # The base model beside the tuned one, on answers that neither has seen.
 
 # %%
-kl.evaluate(run=run, store=store, work_dir=work_dir)
+scored = kl.evaluate()
 
 # %% [markdown]
 # One page with all of it.
 
 # %%
-kl.report(run=run, store=store, work_dir=work_dir)
+page = kl.report()
