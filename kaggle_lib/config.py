@@ -64,6 +64,11 @@ class RunConfig(BaseModel):
     question_column: str = option("Questions", "Column with what the user says.", "same")
     answer_column: str = option("Answers", "Column with what the assistant answers.", "same")
     system_prompt: str | None = option(None, "System prompt of every example; none unless set.", "same")
+    hooks: str | None = option(
+        None,
+        "A Python file of yours with `format_row`, `adapt` or `callbacks`; its path may change, its content is frozen.",
+        "free",
+    )
     conversations: Literal["pairs"] = option("pairs", "One example is one question with its answer.", "same")
     rows: int | None = option(
         None, "Train on this many curated rows, chosen by the seed; all unless set.", "same", ge=1
@@ -101,7 +106,8 @@ class RunConfig(BaseModel):
 
     recomputation: Literal["auto", "full", "none"] = option(
         "auto",
-        "Recompute activations in the backward pass: auto (on a GPU, not on a CPU), full or none.",
+        "Recompute activations in the backward pass: auto (on a GPU, not on a CPU), full, or none, until memory runs "
+        "out.",
         "free",
     )
     padding_free: bool = option(
@@ -135,7 +141,8 @@ class RunConfig(BaseModel):
     )
     hang_minutes: float = option(
         5.0,
-        "Minutes without a sign of life in training before the workers are ended and started again.",
+        "Minutes without a sign of life in training before the workers are ended and started again; loading, the "
+        "first step, a save and an evaluation may take four times as long.",
         "free",
         gt=0,
     )
@@ -283,9 +290,10 @@ def merge(frozen: RunConfig, given: Mapping[str, object]) -> RunConfig:
     return RunConfig._build({**was, **free}, [])
 
 
-def fingerprint(config: RunConfig, code: str) -> str:
-    """sha256 over all that decides the weights: the frozen values and the hash of our code."""
-    text = json.dumps({"config": config.frozen(), "code": code}, sort_keys=True, ensure_ascii=False)
+def fingerprint(config: RunConfig, code: str, hooks: str = "") -> str:
+    """sha256 over all that decides the weights: the frozen values, the hash of our code and that of a hooks file."""
+    decides = {"config": config.frozen(), "code": code, **({"hooks": hooks} if hooks else {})}
+    text = json.dumps(decides, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 

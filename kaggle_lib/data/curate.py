@@ -38,6 +38,7 @@ def curate(corpus: Corpus, config: RunConfig) -> Curated:
     counts: Counter[str] = Counter(read=len(corpus.rows))
     counts.update(f"set aside: {noted.reason}" for noted in corpus.set_aside)
     counts.update(f"repaired: {noted.reason}" for noted in corpus.repaired)
+    counts.update(f"left out: {noted.reason}" for noted in corpus.left_out)
     kept: list[Row] = []
     seen: set[tuple[str, ...]] = set()
     for row in corpus.rows:

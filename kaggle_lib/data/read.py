@@ -9,12 +9,13 @@ import dataclasses
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kaggle_lib import hooks
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data.find import find
 from kaggle_lib.data.tables import SURROGATE, Malformed, Record, json_value, load
@@ -79,22 +80,35 @@ class Noted:
 
 @dataclass(frozen=True)
 class Corpus:
+    """The rows of a file. `left_out`: those for which the hook `format_row` returned None."""
+
     path: Path
     rows: list[Row]
     set_aside: list[Noted] = field(default_factory=list)
     repaired: list[Noted] = field(default_factory=list)
+    left_out: list[Noted] = field(default_factory=list)
 
 
 def read(config: RunConfig) -> Corpus:
     """The corpus that `config.data` names. Raises DataError where it is not found or cannot be read for certain."""
     path = find(config.data)
-    columns, records = load(path, (config.question_column, config.answer_column), (MESSAGES, TOPIC, TITLE))
-    pair = _columns(path, columns, config)
+    own = hooks.of(config)
+    format_row = own if own and "format_row" in own.functions else None
+    wanted = (config.question_column, config.answer_column)
+    columns, records = load(path, wanted, (MESSAGES, TOPIC, TITLE), every=format_row is not None)
+    _check_doubled(path, columns)
+    pair = None if format_row else _columns(path, columns, config)
     if not records:
         raise DataError(f"{path.name}: has a header and no rows.")
     corpus = Corpus(path, [])
     for number, record in enumerate(records):
         try:
+            if format_row:
+                formatted = _formatted(format_row, record, wanted, path)
+                if formatted is None:
+                    corpus.left_out.append(Noted(record.line, "format_row returned None"))
+                    continue
+                record, pair = formatted
             row = _row(number, record, pair)
         except Malformed as fault:
             corpus.set_aside.append(Noted(record.line, str(fault)))
@@ -108,11 +122,43 @@ def read(config: RunConfig) -> Corpus:
             corpus.repaired.append(Noted(record.line, f"{' and '.join(repaired)} removed"))
         corpus.rows.append(row)
     _check_share(path, corpus.set_aside, len(records))
+    if len(corpus.left_out) == len(records):
+        raise DataError(f"{path.name}: format_row returned None for each of its {len(records)} rows.")
     return corpus
 
 
-def _columns(path: Path, columns: Sequence[str], config: RunConfig) -> tuple[str, str] | None:
-    """The question's and the answer's column, or None: the rows hold `messages`. Raises DataError naming the fault."""
+def _formatted(
+    own: hooks.Hooks, record: Record, wanted: tuple[str, str], path: Path
+) -> tuple[Record, tuple[str, str] | None] | None:
+    """What `format_row` makes of the record, and the columns in which it holds question and answer (None: it holds
+    `messages`); None where it leaves it out. Raises ConfigError where it raises or returns anything else, Malformed
+    where the record could not be read."""
+    if record.malformed:
+        raise Malformed(record.malformed)
+    cells = {name: _whole(cell) if isinstance(cell, str) else cell for name, cell in record.cells.items()}
+    about = f" for the row in line {record.line} of {path.name}"
+    made = own.call("format_row", dict(cells), about=about)
+    if made is None:
+        return None
+    made = {MESSAGES: made} if isinstance(made, list) else made
+    shown = type(made).__name__
+    if isinstance(made, Mapping):
+        has_pair, has_messages = all(name in made for name in wanted), MESSAGES in made
+        if has_pair != has_messages:
+            row = {**{name: cells.get(name) for name in (TOPIC, TITLE)}, **made}
+            return Record(record.line, row), wanted if has_pair else None
+        shown = f"a dict with {', '.join(map(repr, made)) or 'nothing in it'}"
+    either = f"a dict with either {wanted[0]!r} and {wanted[1]!r} or {MESSAGES!r}, a list of messages, or None"
+    raise own.wrong("format_row", shown, either, about)
+
+
+def _whole(text: str) -> str:
+    for broken in BROKEN.values():
+        text = broken.sub("", text)
+    return text
+
+
+def _check_doubled(path: Path, columns: Sequence[str]) -> None:
     count = Counter(name for name in columns if name)
     doubled = [name for name in count if count[name] > 1]
     if doubled:
@@ -120,6 +166,10 @@ def _columns(path: Path, columns: Sequence[str], config: RunConfig) -> tuple[str
             f"{path.name}: the column {doubled[0]!r} stands there {count[doubled[0]]} times.",
             todo="Rename or remove one, so that it is certain which is meant.",
         )
+
+
+def _columns(path: Path, columns: Sequence[str], config: RunConfig) -> tuple[str, str] | None:
+    """The question's and the answer's column, or None: the rows hold `messages`. Raises DataError naming the fault."""
     wanted = {key: getattr(config, key) for key in ("question_column", "answer_column")}
     missing = {key: name for key, name in wanted.items() if name not in columns}
     # Names that someone has set are meant: then `messages` does not stand in for them.

@@ -53,9 +53,9 @@ class Record:
     malformed: str = ""
 
 
-def load(path: Path, pair: Sequence[str], others: Sequence[str]) -> tuple[list[str], list[Record]]:
+def load(path: Path, pair: Sequence[str], others: Sequence[str], every: bool = False) -> tuple[list[str], list[Record]]:
     """Columns and records of the file. `pair` and `others` are the columns that are looked for: both of the pair, or
-    some of the others. Raises DataError for what is no table.
+    some of the others; `every`: all of them are read. Raises DataError for what is no table.
 
     Text cells may hold NUL and halves of surrogate pairs; blank lines are no records.
     """
@@ -66,7 +66,7 @@ def load(path: Path, pair: Sequence[str], others: Sequence[str]) -> tuple[list[s
     if not content.strip():
         raise DataError(f"{path.name}: is empty.")
     if path.suffix.lower() == ".parquet":
-        return _parquet(path, content, {*pair, *others})
+        return _parquet(path, content, None if every else {*pair, *others})
     text = _text(path, content)
     if not text.strip():
         raise DataError(f"{path.name}: is empty.")
@@ -228,14 +228,14 @@ def _json_lines(path: Path, text: str) -> tuple[list[str], list[Record]]:
     return list(columns), records
 
 
-def _parquet(path: Path, content: bytes, wanted: Collection[str]) -> tuple[list[str], list[Record]]:
+def _parquet(path: Path, content: bytes, wanted: Collection[str] | None) -> tuple[list[str], list[Record]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
         names = list(file.schema_arrow.names)
-        used = [name for name in names if name in wanted]
+        used = [name for name in names if wanted is None or name in wanted]
         if len(set(names)) < len(names):
             return names, []  # refused by the caller, by name
         table = file.read(columns=used)

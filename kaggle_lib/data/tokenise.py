@@ -1,8 +1,8 @@
 """The curated rows as token ids, cached on disk.
 
-The cache's key is our own: the kept rows' fingerprint, the configuration that shapes them, the template, the tokenizer
-and our code. (`datasets` fingerprints a function imported from a module by its name alone, so after an edit it would
-hand out what the old code made.)
+The cache's key is our own: the kept rows' fingerprint, the configuration that shapes them, the template, the tokenizer,
+our code and a hooks file's. (`datasets` fingerprints a function imported from a module by its name alone, so after an
+edit it would hand out what the old code made.)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from kaggle_lib import hooks
 from kaggle_lib.config import RunConfig, code_hash
 from kaggle_lib.data import chat, curate, read
 from kaggle_lib.data.curate import Curated
@@ -100,6 +101,7 @@ def _key(config: RunConfig, tokenizer: chat.Tokenizer, curated: Curated) -> str:
         chat.template_hash(),
         _tokenizer_hash(tokenizer),
         code_hash(),
+        *([own.sha256] if (own := hooks.of(config)) else []),
     ]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8")).hexdigest()[:32]
 

@@ -21,7 +21,7 @@ MOST_LINES, MOST_LINES_OF_A_FILE = 7500, 400
 
 # What a room may import beside itself. A top-level module of the package is a room of its own.
 BASE = {"config", "errors", "files", "values"}
-LIBRARY = BASE | {"session", "checkpoints", "data"}
+LIBRARY = BASE | {"session", "checkpoints", "data", "hooks"}
 WORKER = {"strategies", "training", "evaluation"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
@@ -29,6 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "values": set(),
     "config": BASE,
     "presets": BASE,
+    "hooks": BASE,
     "session": LIBRARY,
     "checkpoints": LIBRARY,
     "data": LIBRARY,

@@ -293,6 +293,7 @@ OTHER: dict[str, Any] = {
     "question_column": "q",
     "answer_column": "a",
     "system_prompt": "Be kind.",
+    "hooks": "hooks.py",
     "conversations": None,
     "rows": 10,
     "validation_fraction": 0.1,
@@ -331,7 +332,7 @@ OTHER: dict[str, Any] = {
 }
 FREE = {
     *("store", "work_dir", "recomputation", "processes", "save_steps", "eval_steps", "eval_rows", "logging_steps"),
-    *("keep", "session_hours", "hang_minutes", "lease_wait_minutes", "take_over", "allow_code_change"),
+    *("hooks", "keep", "session_hours", "hang_minutes", "lease_wait_minutes", "take_over", "allow_code_change"),
 }
 
 
