@@ -48,28 +48,36 @@ class Progress:
 
     def show(self) -> None:
         """Show what has happened since the last call."""
+        self._read()
+        self._draw()
+
+    def close(self) -> None:
+        """Show the last state, which a saved notebook keeps; without an `end` among the events it was torn off."""
+        self._read()
+        if not self.ended:
+            self.state, self.ended = "ended", True
+        if self.live is not None:
+            self.live.due = 0.0
+        self._draw()
+
+    def _read(self) -> None:
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
                 content = file.read()
         except FileNotFoundError:
-            content = b""
+            return
         whole = content[: content.rfind(b"\n") + 1]
         self.offset += len(whole)
         for event in events.parse(whole):
             self._take(event)
             if self.live is None:
                 self._say(event)
-        if self.live is not None:
-            self.live.update(f"Run {self.config.run}: {self.state}", self.facts(), self.share(), self._curve())
 
-    def close(self) -> None:
-        """The last state, which a saved notebook keeps."""
-        if not self.ended:
-            self.state, self.ended = "ended", True
+    def _draw(self) -> None:
         if self.live is not None:
-            self.live.due = 0.0
-        self.show()
+            losses = [self.losses[step] for step in sorted(self.losses)]
+            self.live.update(f"Run {self.config.run}: {self.state}", self.facts(), self.share(), losses)
 
     def _take(self, event: events.Event) -> None:
         kind = event["event"]
@@ -153,9 +161,6 @@ class Progress:
         if stored == self.saved:
             return f"{self.saved} on the store"
         return f"{self.saved} here, {'none' if stored is None else stored} on the store"
-
-    def _curve(self) -> list[float]:
-        return [self.losses[step] for step in sorted(self.losses)]
 
 
 def times(every: int, after: int, total: int) -> int:
