@@ -10,7 +10,7 @@ from kaggle_lib.errors import WorkerError
 from kaggle_lib.files import write_json
 from kaggle_lib.runs import events, resume
 from kaggle_lib.runs.custody import Custody
-from kaggle_lib.runs.launch import PHASE_MINUTES, Workers
+from kaggle_lib.runs.launch import Workers, hang_seconds
 from kaggle_lib.runs.opening import Opened, only_session, open_run
 from kaggle_lib.runs.outcome import Outcome
 from kaggle_lib.runs.supervise import POLL_SECONDS, WEIGHTS, new_session_id, restore_finished, to_stderr
@@ -67,7 +67,7 @@ def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, say: Say
     say(f"Evaluating run {config.run!r} at step {found.step}: base and tuned on the same held-out answers.")
     ended = "the evaluation was interrupted"
     try:
-        _work(custody, config.keep)
+        _work(custody, config.keep, config.hang_minutes)
         custody.claim.put("evaluation", folder.evaluation)
         ended = "evaluated"
     except WorkerError as error:
@@ -92,7 +92,7 @@ def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, say: Say
     )
 
 
-def _work(custody: Custody, keep: int) -> None:
+def _work(custody: Custody, keep: int, hang_minutes: float) -> None:
     """Run the worker to its end. Raises WorkerError where it failed, was killed or hung."""
     workers = Workers(WORKER, custody.folder, 1)
     hung = ""
@@ -100,7 +100,7 @@ def _work(custody: Custody, keep: int) -> None:
         while not hung and not workers.wait(POLL_SECONDS):
             custody.upload(keep)
             silent, phase = workers.silent_for()
-            if silent > 60 * PHASE_MINUTES.get(phase, PHASE_MINUTES["evaluate"]):
+            if silent > hang_seconds(hang_minutes, phase):
                 hung = f"The evaluation hung: no sign of life for {silent:.0f} s in phase {phase}."
     finally:
         workers.end()

@@ -87,7 +87,7 @@ class RunFolder:
 
     def unusable(self, error: OSError) -> UserError:
         return UserError(
-            f"The run folder {self.root} cannot be used: {error.strerror} ({error.filename}).",
+            f"The run folder {self.root} cannot be used: {error.strerror} ({error.filename or self.root}).",
             kept="The store was not changed.",
             todo="Put that right, or give another work_dir.",
         )

@@ -19,8 +19,6 @@ from typing import IO
 from kaggle_lib.runs.folder import RunFolder
 
 PR_SET_PDEATHSIG = 1
-# Minutes without a heartbeat before a phase counts as hung; `train` is the configuration's `hang_minutes`.
-PHASE_MINUTES = {"start": 20.0, "load": 20.0, "save": 20.0, "evaluate": 20.0}
 
 
 def _die_with_parent() -> Callable[[], None]:
@@ -60,6 +58,12 @@ def command(module: str, folder: RunFolder, processes: int) -> list[str]:
     return [*torchrun, "--max-restarts=0", "-m", module, str(folder.root)]
 
 
+def hang_seconds(hang_minutes: float, phase: str) -> float:
+    """Seconds without a sign of life after which a phase counts as hung: in training there is one every micro-batch;
+    start, load, the first step, a save and an evaluation get four times as long."""
+    return 60 * hang_minutes * (1 if phase == "train" else 4)
+
+
 class Workers:
     """One launch of a worker module over a run folder; its output goes to `worker.log` there.
 
@@ -70,7 +74,8 @@ class Workers:
         self.folder = folder
         folder.clear_requests()
         self.log_path = folder.root / "worker.log"
-        self.began = time.time()
+        self._beat: tuple[int, str] | None = None
+        self._beat_seen = time.monotonic()
         environment = {
             **os.environ,
             "PYTHONUNBUFFERED": "1",
@@ -107,12 +112,25 @@ class Workers:
         return True
 
     def silent_for(self) -> tuple[float, str]:
-        """Seconds since the last heartbeat, and its phase (`start` before the first)."""
+        """Seconds since the heartbeat was seen to change, and its phase (`start` before the first).
+
+        By a clock that stands still while the machine is suspended, and is never set.
+        """
         try:
             beat = self.folder.heartbeat
-            return max(0.0, time.time() - beat.stat().st_mtime), beat.read_text(encoding="utf-8") or "start"
+            seen = (beat.stat().st_mtime_ns, beat.read_text(encoding="utf-8") or "start")
         except FileNotFoundError:
-            return time.time() - self.began, "start"
+            seen = (0, "start")
+        if seen != self._beat:
+            self._beat, self._beat_seen = seen, time.monotonic()
+        return time.monotonic() - self._beat_seen, seen[1]
+
+    def how_ended(self) -> str:
+        """How the launcher ended by itself, in words; torchrun's own code says nothing of its workers'."""
+        code = self.process.returncode
+        if code is None:
+            return "the workers were ended"
+        return f"the worker was killed ({signal.Signals(-code).name})" if code < 0 else f"the workers ended with {code}"
 
     def end(self) -> None:
         """SIGKILL for the launcher and every descendant; returns when the launcher is gone."""

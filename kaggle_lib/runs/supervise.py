@@ -5,16 +5,14 @@ Lives in the notebook's or the command's own process and imports no torch.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import secrets
 import shutil
-import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from types import FrameType
 
 from kaggle_lib.checkpoints.manifest import Manifest
 from kaggle_lib.data import curate, read
@@ -22,11 +20,12 @@ from kaggle_lib.errors import LeaseLost, UserError, WorkerError
 from kaggle_lib.files import write_json
 from kaggle_lib.runs import events, resume
 from kaggle_lib.runs.custody import Custody
-from kaggle_lib.runs.launch import PHASE_MINUTES, Workers, visible_gpus
+from kaggle_lib.runs.launch import Workers, hang_seconds, visible_gpus
 from kaggle_lib.runs.live import Live
 from kaggle_lib.runs.opening import Opened, only_session, open_run
 from kaggle_lib.runs.outcome import Outcome, Skipped, Word
 from kaggle_lib.runs.progress import Progress
+from kaggle_lib.runs.stopping import Stopping
 from kaggle_lib.session.clock import Clock
 
 Say = Callable[[str], None]
@@ -35,10 +34,22 @@ WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = (WEIGHTS, "adapter_config.json")
 LAUNCHES_WITHOUT_PROGRESS = 3
 POLL_SECONDS = 0.2
+BEFORE_THE_FIRST_STEP = ("start", "load")
+FULL_BYTES = 2**20
 
 
 def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _unbreakable(say: Say) -> Say:
+    """A terminal that was closed, or a pipe that nobody reads any more, ends no training."""
+
+    def speak(line: str) -> None:
+        with contextlib.suppress(OSError):
+            say(line)
+
+    return speak
 
 
 def new_session_id() -> str:
@@ -61,22 +72,21 @@ class Session:
     """One supervisor's lifetime inside a run."""
 
     def __init__(self, opened: Opened, say: Say) -> None:
-        self.opened, self.say = opened, say
+        self.opened, self.say = opened, _unbreakable(say)
         self.config, self.folder = opened.config, opened.folder
         self.id = new_session_id()
         self.clock = Clock.start(self.config.session_hours)
         self.log = events.EventLog(self.folder.events, self.id)
-        self.custody = Custody(opened.store, self.folder, self.log, say)
+        self.stopping = Stopping(self.clock, self.say)
+        self.custody = Custody(opened.store, self.folder, self.log, self.say)
         self.progress = Progress(
-            self.log.path, self.config, say, self.clock.left, lambda: self.custody.stored_step, Live.here()
+            self.log.path, self.config, self.say, self.clock.left, lambda: self.custody.stored_step, Live.here()
         )
         self.processes = training_processes(self.config.processes, self.config.train_batch_size)
         self.attempt = 0
         self.resumed_from: int | None = None
         self.skipped: list[Skipped] = []
-        self.last_lines = ""
-        self.interrupts = 0
-        self.why_stopped = ""
+        self.recompute_all = False
 
     def run(self) -> Outcome:
         """The whole session, from where to go on to the lease's release."""
@@ -90,7 +100,7 @@ class Session:
             code_changed = resume.check_code(self.opened.code, self.config, found.manifest)
         config = self.config
         self.custody.take(self.opened.frozen(), found.lineage, config.take_over, config.lease_wait_minutes)
-        with self._signals():
+        with self.stopping.signals():
             try:
                 # The session that held the lease may have gone on after the first look.
                 found = self._choose()
@@ -98,8 +108,11 @@ class Session:
                 return self._train(found)
             except LeaseLost:
                 raise
-            except UserError as error:
-                self._end("failed", error.what)
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+                    self._end("failed", f"{error.strerror} in {self.folder.root}")
+                    raise self.folder.unusable(error) from error
+                self._end("failed", error.what if isinstance(error, UserError) else repr(error))
                 raise
             finally:
                 self.progress.close()
@@ -156,37 +169,45 @@ class Session:
             # A launch that brought the run further pays for the next.
             launches = launches + 1 if found.step <= furthest else 1
             furthest = max(furthest, found.step)
-            how = self._launch(found)
+            workers, how = self._launch(found)
             self.custody.upload(self.config.keep)
-            outcome = self.folder.read_outcome()
-            if how == "stopped":
+            outcome = self.folder.read_outcome() or {"outcome": "none"}
+            if self.stopping.at_once:
                 return self._end("stopped", "stopped at once by the second interrupt")
-            if outcome and outcome["outcome"] == "paused":
-                return self._end("paused", self.why_stopped or outcome["reason"])
-            if outcome and outcome["outcome"] == "failed" and outcome["user"]:
+            if outcome["outcome"] == "paused":
+                return self._end("paused", self.stopping.why or outcome["reason"])
+            if outcome["outcome"] == "failed" and outcome["user"]:
                 raise WorkerError(outcome["reason"], kept=self.custody.kept())
-            if not outcome or outcome["outcome"] == "failed":
-                why = f"the worker raised {outcome['error']}: {outcome['reason']}" if outcome else how
-                if self.interrupts:
-                    return self._end("paused", f"{self.why_stopped}, and {why}, so the last save was not made")
+            if outcome["outcome"] != "finished":
+                if outcome["outcome"] == "failed":
+                    how = f"the worker raised {outcome['error']}: {outcome['reason']}"
+                    self.recompute_all = self.recompute_all or outcome["error"] == "OutOfMemoryError"
+                if self.stopping.why:
+                    return self._end("paused", f"{self.stopping.why}, and {how}, so no last save was made")
+                self._check_disk()
+                what, lines = f"{how[0].upper()}{how[1:]}", workers.last_lines()
                 if launches >= LAUNCHES_WITHOUT_PROGRESS:
                     raise WorkerError(
-                        f"{why[0].upper()}{why[1:]}; {launches} launches in a row came to no new checkpoint.",
+                        f"{what}; {launches} launches in a row came to no new checkpoint.",
                         kept=self.custody.kept(),
-                        todo=f"The end of {self.folder.root / 'worker.log'}:\n{self.last_lines}",
+                        todo=f"The end of {workers.log_path}:\n{lines}",
                     )
-                self.custody.warn(f"{why[0].upper()}{why[1:]}. Starting again from the last checkpoint.")
+                self.custody.warn(f"{what}. Starting again from the last checkpoint.")
+                if lines:
+                    self.say(f"The end of {workers.log_path}:\n{lines}")
             self.attempt += 1
             self.log.attempt = self.attempt
             found = self._choose()
 
-    def _launch(self, found: resume.Resume) -> str:
-        """One attempt. Returns how the workers ended, in words; `stopped` for the second interrupt."""
+    def _launch(self, found: resume.Resume) -> tuple[Workers, str]:
+        """One attempt; how its workers ended, in words."""
+        # After an out-of-memory error that was in no step: the load, or the optimizer.
+        config = self.config.model_copy(update={"recomputation": "full"} if self.recompute_all else {})
         write_json(
             self.folder.run_json,
             {
                 "job": "train",
-                "config": self.config.model_dump(mode="json"),
+                "config": config.model_dump(mode="json"),
                 "code": self.opened.code,
                 "session": self.id,
                 "attempt": self.attempt,
@@ -198,58 +219,41 @@ class Session:
         )
         workers = Workers(WORKER, self.folder, self.processes)
         try:
-            return self._watch(workers)
+            return workers, self._watch(workers)
         finally:
             workers.end()
             self.progress.show()
-            self.last_lines = workers.last_lines()
 
     def _watch(self, workers: Workers) -> str:
         while not workers.wait(POLL_SECONDS):
             self.progress.show()
             self.custody.upload(self.config.keep)
-            if self.interrupts > 1:
-                return "stopped"
-            if self._deadline_near() and not self.why_stopped:
-                self.why_stopped = f"session_hours={self.config.session_hours:g} are over"
-                self.say(f"{self.why_stopped}: saving and pausing.")
-            if self.why_stopped and not self.folder.stop_request.exists():
-                self.folder.request(self.folder.stop_request)
+            slowest = self.progress.slowest
+            # Room for the last step, its save and its upload, by the slowest of each so far.
+            self.stopping.watch_the_clock(sum(slowest.get(kind, 0.0) for kind in ("step", "save", "upload")))
+            if self.stopping.at_once:
+                break
             silent, phase = workers.silent_for()
-            if silent > 60 * PHASE_MINUTES.get(phase, self.config.hang_minutes):
+            if self.stopping.why:
+                if phase in BEFORE_THE_FIRST_STEP:
+                    return "the workers had not begun to train"
+                if self.stopping.overdue:
+                    return "the last save took too long"
+                if not self.folder.stop_request.exists():
+                    self.folder.request(self.folder.stop_request)
+            if silent > hang_seconds(self.config.hang_minutes, phase):
                 return f"the workers hung: no sign of life for {silent:.0f} s in phase {phase}"
-        code = workers.process.returncode
-        return f"the worker was killed ({signal.Signals(-code).name})" if code < 0 else f"the workers ended with {code}"
+        return workers.how_ended()
 
-    def _deadline_near(self) -> bool:
-        if self.clock.hours is None:
-            return False
-        # Room for the last step, its save and its upload, by the slowest of each so far.
-        slowest = sum(self.progress.slowest.get(kind, 0.0) for kind in ("step", "save", "upload"))
-        return self.clock.due(min(3600 * self.clock.hours / 5, max(30.0, 3 * slowest)))
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """First Ctrl-C or SIGTERM: save and pause. Second Ctrl-C: stop at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def handle(number: int, _: FrameType | None) -> None:
-            name = "interrupted" if number == signal.SIGINT else "asked to end by SIGTERM"
-            if number == signal.SIGINT or not self.interrupts:
-                self.interrupts += 1
-            if self.interrupts == 1:
-                self.why_stopped = self.why_stopped or name
-                again = " Once more stops at once, without saving." if number == signal.SIGINT else ""
-                self.say(f"{name[0].upper()}{name[1:]}: saving and pausing.{again}")
-
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _check_disk(self) -> None:
+        """Raises WorkerError where a full disk is what ended the workers: they had no room to say so."""
+        free = shutil.disk_usage(self.folder.root).free
+        if free < FULL_BYTES:
+            raise WorkerError(
+                f"The disk of {self.folder.root} is full: {free} bytes are free.",
+                kept=self.custody.kept(),
+                todo="Make room there, or set work_dir to another disk, and run again.",
+            )
 
     def _finish(self, found: resume.Resume) -> Outcome:
         assert found.manifest is not None
@@ -260,7 +264,10 @@ class Session:
         """Write the ledger, let go of the lease, and say what is where."""
         newest, stored = self.custody.newest_local(), self.custody.stored_step
         manifest = Manifest.read(self.folder.checkpoint(newest)) if newest is not None else None
-        self.log.write("end", outcome=word, reason=reason, step=newest or 0, on_store=stored)
+        try:
+            self.log.write("end", outcome=word, reason=reason, step=newest or 0, on_store=stored)
+        except OSError as error:  # a full disk is what may have ended the session
+            self.say(f"warning: the session's end could not be written to {self.log.path}: {error.strerror}")
         released = self.custody.release(reason)
         self.say(f"{word[0].upper()}{word[1:]}: {reason}. {self.custody.kept()}")
         return self._outcome(word, reason, manifest, on_store=released and newest is not None and newest == stored)

@@ -110,7 +110,7 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     if log:
         log.write("phase", phase="train")
     if rank == 0:
-        folder.beat("train")
+        folder.beat("first step")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     step, total = trainer.state.global_step, steps.total
     if processes > 1:
