@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 
 from kaggle_lib.checkpoints.manifest import Manifest
 from kaggle_lib.errors import WorkerError
-from kaggle_lib.files import write_json
 from kaggle_lib.runs import events, resume
 from kaggle_lib.runs.custody import Custody
 from kaggle_lib.runs.launch import Workers, hang_seconds
-from kaggle_lib.runs.opening import Opened, only_session, open_run
+from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_run
 from kaggle_lib.runs.outcome import Outcome
-from kaggle_lib.runs.supervise import POLL_SECONDS, WEIGHTS, new_session_id, restore_finished, to_stderr
+from kaggle_lib.runs.prepare import settle_hooks, write_run
+from kaggle_lib.runs.supervise import POLL_SECONDS, WEIGHTS, restore_finished, to_stderr
 
 Say = Callable[[str], None]
 WORKER = "kaggle_lib.evaluation.worker"
@@ -37,6 +37,8 @@ def evaluate(values: Mapping[str, object], say: Say = to_stderr) -> Outcome:
             reason = f"not finished, skipped: step {found.step} of {total or 'all'} is done; run `train` to go on"
             say(f"Run {opened.config.run!r}: {reason}.")
             return Outcome("not finished", opened.config.run, step=found.step, total_steps=total, reason=reason)
+        if changed := settle_hooks(opened, found, say):
+            say(f"warning: {changed}")
         restore_finished(opened, found.manifest)
         return _evaluate(opened, found, found.manifest, say)
 
@@ -50,20 +52,7 @@ def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, say: Say
     log.write("session", job="evaluate", from_step=found.step, resumed_from=found.step, host=host, processes=1)
     custody.stored_step = found.step if found.stored else None
     custody.upload(config.keep)
-    write_json(
-        folder.run_json,
-        {
-            "job": "evaluate",
-            "config": config.model_dump(mode="json"),
-            "code": opened.code,
-            "session": log.session,
-            "attempt": 0,
-            "fingerprint": opened.fingerprint(),
-            "lineage": found.lineage,
-            "checkpoint": found.step,
-            "cut": manifest.cut,
-        },
-    )
+    write_run(opened, found, job="evaluate", session=log.session)
     say(f"Evaluating run {config.run!r} at step {found.step}: base and tuned on the same held-out answers.")
     ended = "the evaluation was interrupted"
     try:

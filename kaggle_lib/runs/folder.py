@@ -63,6 +63,11 @@ class RunFolder:
         return self.root / "report"
 
     @property
+    def hooks(self) -> Path:
+        """The hooks file as the session settled on it, if the run has one."""
+        return self.root / "hooks.py"
+
+    @property
     def cache(self) -> Path:
         """Tokenised rows by fingerprint; shared by all runs of one work_dir, made anew when it is gone."""
         return self.root.parent / ".cache"

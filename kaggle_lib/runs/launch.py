@@ -78,6 +78,7 @@ class Workers:
         self._beat_seen = time.monotonic()
         environment = {
             **os.environ,
+            "KAGGLE_LIB_SUPERVISED": "1",
             "PYTHONUNBUFFERED": "1",
             "PYTHONIOENCODING": "utf-8",
             "TOKENIZERS_PARALLELISM": "false",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ from kaggle_lib.checkpoints.folder_store import FolderStore
 from kaggle_lib.checkpoints.store import Store, StoreState
 from kaggle_lib.config import RunConfig, code_hash, fingerprint, merge, parse
 from kaggle_lib.errors import ConfigError, LeaseHeld, UserError
+from kaggle_lib.hooks import Source
 from kaggle_lib.runs.folder import RunFolder
 
 
 @dataclass
 class Opened:
-    """`fresh`: neither the store nor this machine's run folder knows the run."""
+    """`fresh`: neither the store nor this machine's run folder knows the run. `hooks`: what `settle_hooks` chose."""
 
     config: RunConfig
     code: str
@@ -28,10 +31,11 @@ class Opened:
     state: StoreState
     folder: RunFolder
     fresh: bool
+    hooks: Source | None = None
 
     def fingerprint(self) -> str:
         """Of the configuration and of the code that trains now, which an `allow_code_change` may have made another."""
-        return fingerprint(self.config, code_hash())
+        return fingerprint(self.config, code_hash(), self.hooks.sha256 if self.hooks else "")
 
     def frozen(self) -> dict[str, Any]:
         """What the claim leaves on the store: the whole configuration, and the hash of our code."""
@@ -111,6 +115,11 @@ def _others(looked: RunConfig) -> str:
     """The runs that are there, for a misspelt name or a wrong store."""
     found = sorted(path.parent.name for path in Path(looked.store).glob("*/config.json"))
     return f"; there are {', '.join(found)}" if found else ", and no other"
+
+
+def new_session_id() -> str:
+    """Begins with the start's time in UTC, so that ids sort; unique by its random end."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
 @contextmanager

@@ -52,15 +52,15 @@ def choose(folder: RunFolder, store: Store, state: StoreState) -> Resume:
     return _Choice(folder, store, state).made()
 
 
-def check_code(stored: str, config: RunConfig, manifest: Manifest | None = None) -> str | None:
+def check_code(stored: str, config: RunConfig, manifest: Manifest | None = None, hooks: str = "") -> str | None:
     """Whether this library's code is the one that trained the run so far; a sentence where it is not, and may be.
 
     `stored` is the hash frozen with the run; the fingerprint of the checkpoint to go on from (`manifest`) says it
-    better, because an earlier session may have been allowed another code. Raises ResumeError unless
-    `config.allow_code_change`.
+    better, because an earlier session may have been allowed another code; `hooks`: sha256 of the hooks file that it
+    carries. Raises ResumeError unless `config.allow_code_change`.
     """
     code = code_hash()
-    if manifest.fingerprint == fingerprint(config, code) if manifest else stored == code:
+    if manifest.fingerprint == fingerprint(config, code, hooks) if manifest else stored == code:
         return None
     what = "this library's code (data/, strategies/, training/) or its defaults changed since this run's last session"
     if config.allow_code_change:

@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import secrets
 import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 
 from kaggle_lib.checkpoints.manifest import Manifest
-from kaggle_lib.data import curate, read
+from kaggle_lib.data.check import check
 from kaggle_lib.errors import LeaseLost, UserError, WorkerError
-from kaggle_lib.files import write_json
 from kaggle_lib.runs import events, resume
 from kaggle_lib.runs.custody import Custody
 from kaggle_lib.runs.launch import Workers, hang_seconds, visible_gpus
 from kaggle_lib.runs.live import Live
-from kaggle_lib.runs.opening import Opened, only_session, open_run
+from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_run
 from kaggle_lib.runs.outcome import Outcome, Skipped, Word
+from kaggle_lib.runs.prepare import settle_code, write_run
 from kaggle_lib.runs.progress import Progress
 from kaggle_lib.runs.stopping import Stopping
 from kaggle_lib.session.clock import Clock
@@ -50,11 +48,6 @@ def _unbreakable(say: Say) -> Say:
             say(line)
 
     return speak
-
-
-def new_session_id() -> str:
-    """Begins with the start's time in UTC, so that ids sort; unique by its random end."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
 def train(values: Mapping[str, object], say: Say = to_stderr) -> Outcome:
@@ -93,12 +86,10 @@ class Session:
         found = self._choose()
         if found.kind == "finished" and found.to_commit is None:
             return self._already_finished(found)
-        code_changed = None
-        if found.kind == "fresh":
-            self._check_data()
-        else:
-            code_changed = resume.check_code(self.opened.code, self.config, found.manifest)
-        config = self.config
+        code_changed = settle_code(self.opened, found, self.say)
+        self.config = config = self.opened.config
+        if found.kind == "fresh":  # what cannot be used shows before anything is claimed or loaded
+            self.say(f"Data: {check(config)}.")
         self.custody.take(self.opened.frozen(), found.lineage, config.take_over, config.lease_wait_minutes)
         with self.stopping.signals():
             try:
@@ -123,15 +114,6 @@ class Session:
         for note in found.notes:
             self.say(note)
         return found
-
-    def _check_data(self) -> None:
-        """Read the corpus before anything is claimed or loaded: what cannot be used shows here."""
-        corpus = read.read(self.config)
-        curated = curate.curate(corpus, self.config)
-        self.say(
-            f"Data: {len(curated.train)} rows to train on, {len(curated.validation)} for validation, "
-            f"{len(curated.test)} for the test; {len(corpus.set_aside)} of {corpus.path.name} set aside."
-        )
 
     def _already_finished(self, found: resume.Resume) -> Outcome:
         """Nothing to train: bring back what is gone from this machine, and say so."""
@@ -203,20 +185,7 @@ class Session:
         """One attempt; how its workers ended, in words."""
         # After an out-of-memory error that was in no step: the load, or the optimizer.
         config = self.config.model_copy(update={"recomputation": "full"} if self.recompute_all else {})
-        write_json(
-            self.folder.run_json,
-            {
-                "job": "train",
-                "config": config.model_dump(mode="json"),
-                "code": self.opened.code,
-                "session": self.id,
-                "attempt": self.attempt,
-                "fingerprint": self.opened.fingerprint(),
-                "lineage": found.lineage,
-                "checkpoint": None if found.kind == "fresh" else found.step,
-                "cut": found.manifest.cut if found.manifest else None,
-            },
-        )
+        write_run(self.opened, found, job="train", session=self.id, attempt=self.attempt, config=config)
         workers = Workers(WORKER, self.folder, self.processes)
         try:
             return workers, self._watch(workers)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from kaggle_lib import hooks
 from kaggle_lib.checkpoints.manifest import Manifest
 from kaggle_lib.config import RunConfig
 from kaggle_lib.errors import CheckpointError
@@ -41,6 +42,8 @@ def write(folder: RunFolder, trainer: Any, config: RunConfig, manifest: dict[str
             torch.save(trainer.accelerator.scaler.state_dict(), target / SCALER)
         trainer.state.save_to_json(str(target / STATE))
         trainer.processing_class.save_pretrained(target)
+        if config.hooks:
+            shutil.copyfile(folder.hooks, target / hooks.NAME)
         events.copy_until(folder.events, target / "events", step)
         return Manifest.write(target, step=step, **manifest)
     except (CheckpointError, OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: torch's own writer

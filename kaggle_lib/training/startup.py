@@ -13,7 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 import kaggle_lib
+from kaggle_lib.checkpoints.manifest import NAME, verify
 from kaggle_lib.errors import UserError
+from kaggle_lib.runs.folder import RunFolder
 
 STACK = ("transformers", "peft", "trl", "accelerate", "bitsandbytes")
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -44,14 +46,39 @@ def failure(error: Exception) -> dict[str, Any]:
     }
 
 
+def supervised() -> bool:
+    """Whether a supervisor started this process; else it is a person, at a debugger."""
+    return "KAGGLE_LIB_SUPERVISED" in os.environ
+
+
+def by_hand(folder: RunFolder) -> dict[str, Any]:
+    """`run.json` for a worker without a supervisor: it goes on from the newest checkpoint that lies here, and what
+    was asked of the last worker is not asked of it.
+
+    Raises CheckpointError where that one is damaged: passing over it is a session's business.
+    """
+    run = folder.read_run()
+    folder.clear_requests()
+    run["attempt"] += 1
+    for step in folder.checkpoint_steps():
+        if (folder.checkpoint(step) / NAME).exists():  # else a save that was cut off
+            manifest = verify(folder.checkpoint(step))
+            if manifest.lineage == run["lineage"]:
+                return {**run, "checkpoint": step, "cut": manifest.cut}
+    return run
+
+
 def run(main: Callable[[str], object]) -> None:
-    """Run a worker's `main` with the run folder of the command line, as a process that dies with its parent.
+    """Run a worker's `main` with the run folder of the command line, as a process that dies with its supervisor.
 
     A worker under torchrun is killed when torchrun is, and torchrun when the supervisor is: so there is no orphan.
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not supervised():
+        main(sys.argv[1])  # a debugger wants the error itself
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         main(sys.argv[1])
     except UserError as error:

@@ -39,7 +39,7 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     import torch
     import torch.distributed as dist
 
-    from kaggle_lib import strategies
+    from kaggle_lib import hooks, strategies
     from kaggle_lib.data import chat, tokenise
     from kaggle_lib.data.steps import Cut, Steps, cut_of, mix
     from kaggle_lib.evaluation import likelihood
@@ -47,13 +47,14 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     from kaggle_lib.training.memory import Recomputation
     from kaggle_lib.training.trainer import RunTrainer
 
-    run = folder.read_run()
-    config = RunConfig.from_json(run["config"])
+    run = folder.read_run() if startup.supervised() else startup.by_hand(folder)
+    config = hooks.settled(RunConfig.from_json(run["config"]), folder.hooks)
     strategy = strategies.get(config)
     processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     on_cpu = not torch.cuda.is_available()
     device = torch.device("cpu") if on_cpu else torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     strategy.check(config, device)
+    callbacks = hooks.callbacks(config)
     if processes > 1 and not dist.is_initialized():
         dist.init_process_group("gloo" if on_cpu else "nccl", timeout=timedelta(hours=2))
     log = EventLog(folder.events, run["session"], run["attempt"]) if rank == 0 else None
@@ -62,7 +63,7 @@ def _train(folder: RunFolder) -> dict[str, Any]:
         log.write("phase", phase="load", versions=found)
 
     model, tokenizer = strategy.load(config, device, folder.cache)
-    model = strategy.adapt(model, config)
+    model = hooks.adapt(strategy.adapt, model, config)
     recomputation = Recomputation(strategy, model, config, on_cpu)
     rows = tokenise.tokenised(config, tokenizer, folder.cache)
     resume = None if run["checkpoint"] is None else folder.checkpoint(run["checkpoint"])
@@ -73,6 +74,8 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     cut = Cut(**run["cut"]) if run["cut"] else cut_of(config)
     lengths = [len(ids) for ids in rows.train["input_ids"]]
     steps = Steps(config.seed, config.train_batch_size, lengths, cut, config.epochs, config.max_steps)
+    if run["checkpoint"] == steps.total:  # by hand, in a finished run's folder
+        return _said(steps.total, steps.total)
     order = sorted(range(len(rows.validation)), key=lambda index: mix(config.seed, "validation", index))
     validation = [rows.validation[index] for index in sorted(order[: config.eval_rows])]
 
@@ -107,15 +110,20 @@ def _train(folder: RunFolder) -> dict[str, Any]:
         },
         on_cpu=on_cpu,
     )
+    for callback in callbacks:
+        trainer.add_callback(callback)
     if log:
         log.write("phase", phase="train")
     if rank == 0:
         folder.beat("first step")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    step, total = trainer.state.global_step, steps.total
     if processes > 1:
         dist.barrier()
         dist.destroy_process_group()
+    return _said(trainer.state.global_step, steps.total)
+
+
+def _said(step: int, total: int) -> dict[str, Any]:
     reason = "all steps are done" if step == total else "asked to stop"
     return {"outcome": "finished" if step == total else "paused", "step": step, "total_steps": total, "reason": reason}
 

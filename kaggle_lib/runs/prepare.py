@@ -1,0 +1,107 @@
+"""What a worker needs in the run folder before it starts: `run.json`, and the hooks file that was settled on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kaggle_lib import hooks
+from kaggle_lib.config import RunConfig
+from kaggle_lib.errors import ConfigError, ResumeError
+from kaggle_lib.files import write_json
+from kaggle_lib.runs import resume
+from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_run
+
+Say = Callable[[str], None]
+
+
+def settle_hooks(opened: Opened, found: resume.Resume, say: Say) -> str | None:
+    """Settle which hooks file this session uses, in `opened`: the given one, or the checkpoint's where it is not here.
+
+    Returns a sentence where it is another than before, and may be. Raises ConfigError where there is none or it is no
+    Python, ResumeError where its content has changed since the checkpoint, unless `allow_code_change`.
+    """
+    given, was = opened.config.hooks, _carried(found)
+    copy = found.path / hooks.NAME if found.path and was else None
+    path = Path(given).expanduser() if given else None
+    if path and copy and not path.exists():
+        opened.hooks = hooks.Source(opened.folder.hooks, copy.read_bytes())
+        say(f"hooks: there is no {given} on this machine; the checkpoint of step {found.step} carries it, and is used.")
+    else:
+        opened.hooks = hooks.read(path) if path else None
+    now = opened.hooks.sha256 if opened.hooks else ""
+    if opened.hooks:
+        opened.config = opened.config.model_copy(update={"hooks": str(opened.hooks.path)})
+    if found.kind == "fresh" or now == was:
+        return None
+    since = f"the checkpoint of step {found.step}"
+    what = (
+        f"the hooks file {given} has changed since {since}"
+        if now and was
+        else f"{since} was trained without a hooks file, and {given} was given"
+        if now
+        else f"{since} was trained with a hooks file, and none is given"
+    )
+    if opened.config.allow_code_change:
+        return f"{what}; going on with allow_code_change=true, so bit for bit ends here."
+    put_back = f"Put back what it was trained with (a copy is {copy})" if copy else "Leave it out"
+    raise ResumeError(
+        [
+            f"hooks: {what}, so it would not go on bit for bit. {put_back}, or set allow_code_change=true, or start "
+            "another run (run=NAME)"
+        ]
+    )
+
+
+def settle_code(opened: Opened, found: resume.Resume, say: Say) -> str | None:
+    """`settle_hooks`, and the same for this library's code (see `resume.check_code`)."""
+    changed = settle_hooks(opened, found, say)
+    if found.kind == "fresh":
+        return None
+    return resume.check_code(opened.code, opened.config, found.manifest, _carried(found)) or changed
+
+
+def _carried(found: resume.Resume) -> str:
+    """sha256 of the hooks file that the checkpoint carries, or nothing."""
+    entry = found.manifest.files.get(hooks.NAME) if found.manifest else None
+    return entry.sha256 if entry else ""
+
+
+def write_run(
+    opened: Opened, found: resume.Resume, *, job: str, session: str, attempt: int = 0, config: RunConfig | None = None
+) -> None:
+    """Write `run.json` and the hooks file's copy. `config`: where this launch's is not the session's."""
+    if opened.hooks:
+        opened.hooks.put(opened.folder.hooks)
+    run: dict[str, Any] = {
+        "job": job,
+        "config": (config or opened.config).model_dump(mode="json"),
+        "code": opened.code,
+        "session": session,
+        "attempt": attempt,
+        "fingerprint": opened.fingerprint(),
+        "lineage": found.lineage,
+        "checkpoint": None if found.kind == "fresh" else found.step,
+        "cut": found.manifest.cut if found.manifest else None,
+    }
+    write_json(opened.folder.run_json, run)
+
+
+def prepare(values: Mapping[str, object], say: Say) -> Path:
+    """Get the run folder ready for a worker that is started by hand, and return it. The store is only read.
+
+    Raises what `train` raises before it claims the run.
+    """
+    opened = open_run(values)
+    with only_session(opened.folder):
+        found = resume.choose(opened.folder, opened.store, opened.state)
+        for note in [*found.notes, settle_code(opened, found, say)]:
+            if note:
+                say(note)
+        if found.kind == "finished":
+            raise ConfigError([f"run: {opened.config.run!r} is finished, so there is nothing to train"])
+        opened.folder.clear_requests()
+        write_run(opened, found, job="train", session=new_session_id())
+    say(f"{found.why} {opened.folder.root} is ready for kaggle_lib.training.worker.main.")
+    return opened.folder.root
