@@ -2,35 +2,71 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 
+from kaggle_lib.config import parse
+from kaggle_lib.presets import read_preset
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 TEXTS = sorted((ROOT / "notebooks").glob("*.py"))
+PAGE = (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8")
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{folder / 'stubs'}",
+        "PYTHONWARNINGS": "ignore",
+        "IPYTHONDIR": str(folder / ".ipython"),
+    }
 
 
 def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [BIN / words[0], *words[1:]],
         cwd=cwd,
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}:{cwd / 'stubs'}",
-            "PYTHONWARNINGS": "ignore",
-            "IPYTHONDIR": str(cwd / ".ipython"),
-        },
+        env=environment(cwd),
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
         check=False,
     )
+
+
+def papermill(name: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a notebook, or one below `cwd`, into `out-NAME` beside it."""
+    source = cwd / name if (cwd / name).exists() else ROOT / "notebooks" / name
+    return run("papermill", "--no-progress-bar", source, cwd / f"out-{name}", *words, cwd=cwd)
+
+
+def printed(path: Path) -> str:
+    notebook: Any = nbformat.read(path, as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(output["text"] for output in outputs if output.output_type == "stream")
+
+
+def code_cells(text: Path) -> list[Any]:
+    notebook: Any = nbformat.read(text.with_suffix(".ipynb"), as_version=4)
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def parameters(text: Path) -> dict[str, object]:
+    """The parameters of a notebook, from its cell."""
+    [cell] = [cell for cell in code_cells(text) if "parameters" in cell.metadata.get("tags", [])]
+    nodes = ast.parse(cell.source).body
+    assert all(isinstance(node, ast.AnnAssign) for node in nodes), "a typed assignment each"
+    return {node.target.id: ast.literal_eval(node.value) for node in nodes}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.stem)
@@ -45,19 +81,59 @@ def test_plain_jupytext_names_kernel_and_language(text: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.stem)
 def test_a_notebook_is_parameters_and_at_most_six_calls(text: Path) -> None:
-    notebook = nbformat.read(text.with_suffix(".ipynb"), as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
-    assert len(tagged) == 1
-    assert all(": " in line and " = " in line for line in tagged[0].source.splitlines())
-    calls = [cell for cell in code if "kl." in cell.source]
-    assert 1 <= sum(cell.source.count("kl.") for cell in calls) <= 6
+    assert "run" in parameters(text)
+    calls = [cell.source for cell in code_cells(text) if "kl." in cell.source]
+    assert calls[0] == "kl.configure(globals())"
+    assert 1 <= sum(source.count("kl.") for source in calls) <= 6
+    assert code_cells(text)[0].source == "import kaggle_lib as kl"
 
 
-@pytest.fixture
-def quickstart() -> Path:
-    return ROOT / "notebooks" / "quickstart.ipynb"
+def test_what_the_train_notebook_shows_is_what_its_preset_says() -> None:
+    shown = parameters(ROOT / "notebooks" / "train.py")
+    recipe, problems = parse(read_preset(str(shown.pop("preset"))))
+    values, more = parse(shown)
+    assert problems + more == []
+    assert values == {name: recipe[name] for name in values}
 
+
+def test_the_notebooks_page_names_every_notebook() -> None:
+    assert set(re.findall(r"notebooks/([a-z_]+)\.ipynb\)", PAGE)) == {path.stem for path in TEXTS}
+
+
+# What is refused, before anything is loaded
+
+
+def refused(done: subprocess.CompletedProcess[str], cwd: Path) -> list[str]:
+    """What papermill reports of the cell that failed: the message alone."""
+    assert done.returncode != 0
+    report = done.stderr.rpartition('Exception encountered at "In [')[2]
+    assert not (cwd / "work").exists()
+    assert not (cwd / "store").exists()
+    return [line for line in report.splitlines()[1:] if line.strip()]
+
+
+def test_misspelt_parameters_and_values_that_cannot_be_are_a_line_each(tmp_path: Path) -> None:
+    words = ("-p", "learning_rte", "0.1", "-r", "padding_free", "flase", "-p", "run", "007")
+    assert refused(papermill("train.ipynb", *words, cwd=tmp_path), tmp_path) == [
+        "ConfigError: the configuration is not usable, 3 problems:",
+        "  learning_rte: papermill was given it, and there is no such key; did you mean learning_rate?",
+        "  run: is text, and 7 came as int, so its spelling may be lost; "
+        'quote it in a notebook, and with papermill use `-r run "7"` instead of -p',
+        "  padding_free: should be true or false, not 'flase'",
+    ]
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    done = papermill("quickstart.ipynb", "-r", "data", "nowhere.csv", cwd=tmp_path)
+    assert done.returncode != 0
+    report = done.stderr.rpartition('Exception encountered at "In [')[2].splitlines()[1:]
+    [line] = [line for line in report if line.strip()]
+    assert re.match(r"[A-Z]\w+Error: .*nowhere\.csv", line)
+    assert not list(tmp_path.glob("work/*/checkpoints/*"))
+    assert not list(tmp_path.glob("store/*"))
+
+
+# From a clean kernel to the end
 
 # A logger that is merely installed: transformers finds it by its metadata, and `init` would wait for an API key.
 LOGGER = """
@@ -71,43 +147,91 @@ def init(*args, **kwargs):
 
 
 @pytest.mark.slow
-def test_quickstart_from_a_clean_kernel(quickstart: Path, tmp_path: Path) -> None:
+def test_quickstart_by_the_command_of_the_notebooks_page(tmp_path: Path) -> None:
     logger = tmp_path / "stubs" / "wandb" / "__init__.py"
     logger.parent.mkdir(parents=True)
     logger.write_text(LOGGER)
     about = tmp_path / "stubs" / "wandb-0.30.0.dist-info" / "METADATA"
     about.parent.mkdir()
     about.write_text("Metadata-Version: 2.1\nName: wandb\nVersion: 0.30.0\n")
-    words = ("papermill", "--no-progress-bar", quickstart, tmp_path / "out.ipynb", "-r", "run", "007")
-    done = run(*words, "-r", "max_steps", "8", cwd=tmp_path)
+    for name in ("notebooks", ".venv"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    [command] = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    done = subprocess.run(
+        ["/bin/sh", "-ec", command],
+        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    notebook = nbformat.read(tmp_path / "out.ipynb", as_version=4)
-    printed = "".join(
-        output["text"]
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if output.output_type == "stream"
-    )
-    assert "Finished: all steps are done. The checkpoint of step 8 is on the store.\n" in printed
-    assert "Run 007: finished, step 8 of 8\n" in printed
+    text = printed(tmp_path / "out.ipynb")
+    assert "Finished: all steps are done. The checkpoint of step 8 is on the store.\n" in text
+    assert "Run 007: finished, step 8 of 8\n" in text
+    lines = [line for line in text.splitlines() if line.startswith("step ") and " of " in line]
+    assert [re.sub(r"\d+\.\d+|\d,\d+|\d+ s", "N", line) for line in lines] == [
+        "step 5 of 8  loss N  tokens/s N  time left N  checkpoint none yet",
+        "step 8 of 8  loss N  tokens/s N  time left N  checkpoint none yet",
+    ]
     result = json.loads((tmp_path / "work/007/evaluation/result.json").read_text(encoding="utf-8"))
     assert set(result) >= {"base", "tuned"}
     assert (tmp_path / "work/007/report/index.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["007"]
     assert not logger.with_name("asked").exists()
-    # What is left in the notebook renders: no widget without its state.
+    renders(tmp_path / "out.ipynb")
+
+
+def renders(path: Path) -> None:
+    """A finished notebook is shown: it converts, and has no widget without its state."""
+    notebook: Any = nbformat.read(path, as_version=4)
     assert all("state" in widget for widget in notebook.metadata.get("widgets", {}).values())
+    done = run("jupyter-nbconvert", "--to", "html", "--log-level", "ERROR", path, cwd=path.parent)
+    assert done.returncode == 0, done.stderr
+    assert "kl.configure" in re.sub(r"<[^>]*>", "", path.with_suffix(".html").read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow
-def test_a_run_name_that_papermill_made_a_number_is_refused_in_one_line(quickstart: Path, tmp_path: Path) -> None:
-    words = ("papermill", "--no-progress-bar", quickstart, tmp_path / "out.ipynb", "-p", "run", "007")
-    done = run(*words, cwd=tmp_path)
-    assert done.returncode != 0
-    told = [line for line in done.stderr.splitlines() if "is text, and" in line]
-    assert told == [
-        "ConfigError: run: is text, and 7 came as int, so its spelling may be lost; "
-        'quote it in a notebook, and with papermill use `-r run "7"` instead of -p'
-    ]
-    assert not (tmp_path / "work").exists()
-    assert not (tmp_path / "store").exists()
+def test_train_takes_parameters_of_every_type_and_evaluate_needs_the_name_alone(tmp_path: Path) -> None:
+    notebook: Any = nbformat.read(ROOT / "notebooks" / "train.ipynb", as_version=4)
+    own = nbformat.v4.new_code_cell('learning_rates = [1, 2]\nimport json as optim\nnote = "mine"')
+    notebook.cells.insert(1, own)
+    nbformat.write(notebook, tmp_path / "train.ipynb")
+    typed = ("-p", "max_steps", "3", "-p", "learning_rate", "0.001", "-p", "padding_free", "False")
+    text = ("-r", "run", "007", "-r", "epochs", "1.5", "-r", "session_hours", "2", "-r", "max_length", "128")
+    small = ("-r", "preset", "tiny-cpu", "-r", "base_model", "sample", "-r", "data", "sample")
+    listed = ("-y", "{rows: null, lora_target_modules: [q_proj, v_proj], note: ours}")
+    done = papermill("train.ipynb", *typed, *text, *small, *listed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = printed(tmp_path / "out-train.ipynb")
+    assert "Finished: all steps are done. The checkpoint of step 3 is on the store.\n" in out
+    assert re.search(r"^step 3 of 3  .*  checkpoint none yet  deadline in 2 h 00 min$", out, re.MULTILINE)
+    config = json.loads((tmp_path / "work/007/run.json").read_text(encoding="utf-8"))["config"]
+    wanted = {
+        "run": "007",
+        "max_steps": 3,
+        "learning_rate": 0.001,
+        "padding_free": False,
+        "epochs": 1.5,
+        "session_hours": 2.0,
+        "max_length": 128,
+        "base_model": "sample",
+        "rows": None,
+        "lora_target_modules": ["q_proj", "v_proj"],
+        "system_prompt": None,  # "" in the cell
+        "lora_alpha": 32,  # of the cell
+        "precision": "fp32",  # of the preset
+    }
+    assert {name: config[name] for name in wanted} == wanted
+    done = papermill("evaluate.ipynb", "-r", "run", "007", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Run 007: finished, step 3 of 3\n" in printed(tmp_path / "out-evaluate.ipynb")
+    result = json.loads((tmp_path / "work/007/evaluation/result.json").read_text(encoding="utf-8"))
+    assert result["base"]["rows"] == result["tuned"]["rows"] > 0
+    for name in ("train", "evaluate"):
+        renders(tmp_path / f"out-{name}.ipynb")
+
+
+@pytest.mark.slow
+def test_the_script_of_the_notebooks_page(tmp_path: Path) -> None:
+    [script] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    done = run("python", "-c", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == ("Settings(preset='tiny-cpu', run='mine', max_steps=8, learning_rate=0.001)")
+    assert done.stdout.endswith("Finished: all steps are done. The checkpoint of step 4 is on the store.\n")
