@@ -14,13 +14,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kaggle_lib.api import doctor, evaluate, report, status, train
+    from kaggle_lib.api import doctor, evaluate, load, prepare, report, status, train
     from kaggle_lib.config import RunConfig
     from kaggle_lib.runs.outcome import Outcome
     from kaggle_lib.settings import configure
 
 __version__ = "0.1.0"
-__all__ = ["Outcome", "RunConfig", "__version__", "configure", "doctor", "evaluate", "report", "status", "train"]
+# fmt: off
+__all__ = [
+    "Outcome", "RunConfig", "__version__",
+    "configure", "doctor", "evaluate", "load", "prepare", "report", "status", "train",
+]
+# fmt: on
 
 # Looked up at first use (PEP 562), so that importing the package imports nothing heavy.
 _HOMES = {
@@ -29,6 +34,8 @@ _HOMES = {
     "configure": "kaggle_lib.settings",
     "doctor": "kaggle_lib.api",
     "evaluate": "kaggle_lib.api",
+    "load": "kaggle_lib.api",
+    "prepare": "kaggle_lib.api",
     "report": "kaggle_lib.api",
     "status": "kaggle_lib.api",
     "train": "kaggle_lib.api",

@@ -85,6 +85,27 @@ def doctor(preset: str | None = None, config: str | Path | None = None, **values
     return found
 
 
+def load(preset: str | None = None, config: str | Path | None = None, **values: object) -> tuple[Any, Any]:
+    """(model, tokenizer) of the run's newest checkpoint that verifies, for inference, in this process: it imports
+    torch, and the model stays in the GPU's memory until it is deleted. Raises NotFinished where there is none yet.
+    """
+    from kaggle_lib import strategies
+    from kaggle_lib.runs.prepare import newest
+
+    opened, found = newest(gather(preset, config, values), _say)
+    assert found.path is not None and found.manifest is not None
+    model, tokenizer = strategies.tuned(opened.config, found.path, opened.folder.cache)
+    _say(f"Loaded run {opened.config.run!r} at step {found.step} of {found.manifest.total_steps}.")
+    return model, tokenizer
+
+
+def prepare(preset: str | None = None, config: str | Path | None = None, **values: object) -> Path:
+    """Get the run folder ready for `training.worker.main`, called by hand under a debugger; returns its path."""
+    from kaggle_lib.runs import prepare
+
+    return prepare.prepare(gather(preset, config, values), say=_say)
+
+
 def plain(result: Any) -> Any:
     """What `--json` prints of a function's result."""
     if isinstance(result, Path):

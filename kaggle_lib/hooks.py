@@ -119,8 +119,8 @@ def settled(config: RunConfig, copy: Path) -> RunConfig:
     """
     if not config.hooks:
         return config
-    own = Path(config.hooks)
-    if own.is_file() and own.read_bytes() == copy.read_bytes():
+    own, content = Path(config.hooks), read(copy).content
+    if own.is_file() and own.read_bytes() == content:
         return config
     if own != copy:
         print(f"hooks: {own} is not, or no longer, what this session began with; its copy {copy} is used.", flush=True)

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from kaggle_lib import hooks
 from kaggle_lib.config import RunConfig
 from kaggle_lib.errors import UserError
 from kaggle_lib.files import sha256_of, write_json
@@ -46,7 +47,7 @@ def main(run_folder: Path | str) -> dict[str, Any]:
 
 def _evaluate(folder: RunFolder) -> None:
     run = folder.read_run()
-    config = RunConfig.from_json(run["config"])
+    config = hooks.settled(RunConfig.from_json(run["config"]), folder.hooks)
     weights = folder.adapter / "adapter_model.safetensors"
     if not weights.is_file():
         raise UserError(
@@ -63,21 +64,13 @@ def _evaluate(folder: RunFolder) -> None:
             todo="Start another run with test_fraction above 0, or with more rows.",
         )
 
-    import torch
-
     from kaggle_lib import strategies
     from kaggle_lib.data import tokenise
-    from kaggle_lib.strategies import adapter
 
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    strategy = strategies.get(config)
-    strategy.check(config, device)
+    strategies.get(config)  # before `versions`, which imports torch
     log = EventLog(folder.events, run["session"], run["attempt"])
     log.write("phase", phase="load", versions=startup.versions())
-    model, tokenizer = strategy.load(config, device, folder.cache)
-    model = strategy.adapt(model, config)
-    adapter.read(model, folder.adapter)
-    model = strategy.for_inference(model)
+    model, tokenizer = strategies.tuned(config, folder.adapter, folder.cache)
     rows = tokenise.tokenised(config, tokenizer, folder.cache).test
     log.write("phase", phase="evaluate")
     folder.beat("evaluate")

@@ -8,7 +8,7 @@ from typing import Any
 
 from kaggle_lib import hooks
 from kaggle_lib.config import RunConfig
-from kaggle_lib.errors import ConfigError, ResumeError
+from kaggle_lib.errors import ConfigError, NotFinished, ResumeError
 from kaggle_lib.files import write_json
 from kaggle_lib.runs import resume
 from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_run
@@ -91,17 +91,42 @@ def write_run(
 def prepare(values: Mapping[str, object], say: Say) -> Path:
     """Get the run folder ready for a worker that is started by hand, and return it. The store is only read.
 
-    Raises what `train` raises before it claims the run.
+    Raises what `train` raises before it claims the run, and ConfigError for a finished one.
     """
     opened = open_run(values)
     with only_session(opened.folder):
-        found = resume.choose(opened.folder, opened.store, opened.state)
-        for note in [*found.notes, settle_code(opened, found, say)]:
-            if note:
-                say(note)
+        found = _chosen(opened, say)
         if found.kind == "finished":
             raise ConfigError([f"run: {opened.config.run!r} is finished, so there is nothing to train"])
+        if changed := settle_code(opened, found, say):
+            say(f"warning: {changed}")
         opened.folder.clear_requests()
         write_run(opened, found, job="train", session=new_session_id())
-    say(f"{found.why} {opened.folder.root} is ready for kaggle_lib.training.worker.main.")
+    say(f"{found.why} Ready for kaggle_lib.training.worker.main({str(opened.folder.root)!r}).")
     return opened.folder.root
+
+
+def newest(values: Mapping[str, object], say: Say) -> tuple[Opened, resume.Resume]:
+    """The run, and its newest checkpoint that verifies, which lies in the run folder then.
+
+    Raises NotFinished where there is none yet, ResumeError where the hooks file has changed since.
+    """
+    opened = open_run(values, begun=True)
+    with only_session(opened.folder):
+        found = _chosen(opened, say)
+        if found.path is None:
+            raise NotFinished(f"Run {opened.config.run!r} has no checkpoint yet.", todo="Train it first.")
+        if changed := settle_hooks(opened, found, say):
+            say(f"warning: {changed}")
+        if opened.hooks:
+            opened.hooks.put(opened.folder.hooks)
+    return opened, found
+
+
+def _chosen(opened: Opened, say: Say) -> resume.Resume:
+    found = resume.choose(opened.folder, opened.store, opened.state)
+    for note in found.notes:
+        say(note)
+    for skipped in found.skipped:
+        say(f"warning: Checkpoint {skipped.step} was passed over: {skipped.file} {skipped.reason}.")
+    return found

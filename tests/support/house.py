@@ -41,6 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "kaggle": LIBRARY | {"runs", "report"},
 }
 TOP = LIBRARY | {"presets", "runs", "report", "kaggle", "api", "settings", "demo"}
+ROOMS["api"] = TOP | {"strategies"}  # `load` gives the model to the process that asks for it
 # Modules of another room that are open to the worker's side: what passes between the two processes.
 SHARED_WITH_WORKER = {"runs.folder", "runs.events", "runs.outcome"}
 CLOSED_TO_WORKER = {"checkpoints.hub"}
