@@ -27,8 +27,8 @@ import kaggle_lib as kl
 # %% [markdown]
 # **The parameters.** `preset` has every key that is not in this cell; what the cell says counts before it, and any
 # other key of docs/configuration.md can be added as a line. A run keeps the values that its first session gave, as far
-# as the weights depend on them: to try others, give it another name. Your own rows: their file and columns here; a
-# format of your own is a function, see docs/hooks.md.
+# as the weights depend on them: to try others, give it another name. Your own rows: their file and columns here. A
+# format of your own: `format_row` in a Python file, which a `%%writefile` cell can write; see docs/hooks.md.
 
 # %% tags=["parameters"]
 preset: str = "bengali-8b-t4"
@@ -40,6 +40,7 @@ strategy: str = "peft"
 data: str = "raseluddin/bengali-empathetic-conversations-corpus"  # file, folder, or attached Kaggle dataset
 question_column: str = "Questions"
 answer_column: str = "Answers"
+hooks: str = ""  # Python file with a row format, callbacks or an adapter of your own
 system_prompt: str = ""
 rows: int = 6000  # None: all of them
 max_length: int = 4096  # tokens

@@ -41,12 +41,14 @@ class Notebook:
         self.client.wait_for_ready(timeout=60)
         self.pid = int(self.run("import os; os.getpid()")["result"])
 
-    def run(self, code: str, seen: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    def run(
+        self, code: str, seen: Callable[[str], None] = lambda text: None, allow_stdin: bool = True
+    ) -> dict[str, Any]:
         """Run a cell to its end: its printed text, its result, its error, and the texts of each display in order.
 
         `seen` is called with every text as it comes: a printed one or a display's.
         """
-        asked = self.client.execute(code)
+        asked = self.client.execute(code, allow_stdin=allow_stdin)
         cell: dict[str, Any] = {"text": "", "result": None, "error": None, "displays": {}, "html": ""}
         while True:
             message = self.client.get_iopub_msg(timeout=120)
@@ -161,3 +163,13 @@ def test_a_mistake_is_its_message_alone_and_nothing_is_loaded(notebook: Notebook
     loaded = "import sys; [name for name in ('torch', 'transformers', 'datasets') if name in sys.modules]"
     assert notebook.run(loaded)["result"] == "[]"
     assert not (tmp_path / "work").exists()
+
+
+def test_a_view_is_for_a_person_and_lines_for_a_batch(notebook: Notebook, tmp_path: Path) -> None:
+    here = "from kaggle_lib.runs.live import Live; Live.here() is None"
+    assert notebook.run(here)["result"] == "False"
+    assert notebook.run(here, allow_stdin=False)["result"] == "True"  # as papermill and nbconvert run a cell
+    (tmp_path / "kaggle" / "working").mkdir(parents=True)
+    on_kaggle = "import os; os.environ.update(KAGGLE_LIB_ROOT='kaggle', KAGGLE_KERNEL_RUN_TYPE={!r}); {}"
+    assert notebook.run(on_kaggle.format("Batch", here))["result"] == "True"
+    assert notebook.run(on_kaggle.format("Interactive", here))["result"] == "False"

@@ -175,6 +175,7 @@ def test_quickstart_by_the_command_of_the_notebooks_page(tmp_path: Path) -> None
     assert (tmp_path / "work/007/report/index.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["007"]
     assert not logger.with_name("asked").exists()
+    assert '"display_data"' not in (tmp_path / "out.ipynb").read_text(encoding="utf-8")  # lines, where nobody looks
     renders(tmp_path / "out.ipynb")
 
 
@@ -187,19 +188,31 @@ def renders(path: Path) -> None:
     assert "kl.configure" in re.sub(r"<[^>]*>", "", path.with_suffix(".html").read_text(encoding="utf-8"))
 
 
+HOOKS = """%%writefile mine.py
+def format_row(row):
+    return None if row["reply"].startswith("-") else {**row, "reply": "Answer: " + row["reply"]}
+"""
+
+
 @pytest.mark.slow
-def test_train_takes_parameters_of_every_type_and_evaluate_needs_the_name_alone(tmp_path: Path) -> None:
+def test_train_takes_parameters_of_every_type_a_file_and_a_row_format_and_evaluate_the_name_alone(
+    tmp_path: Path,
+) -> None:
+    rows = [f"How far is {k} steps?,{'-' if k % 2 else 'It is'} {k} metres on." for k in range(80)]
+    (tmp_path / "mine.csv").write_text("\n".join(["prompt,reply", *rows]), encoding="utf-8")
     notebook: Any = nbformat.read(ROOT / "notebooks" / "train.ipynb", as_version=4)
     own = nbformat.v4.new_code_cell('learning_rates = [1, 2]\nimport json as optim\nnote = "mine"')
-    notebook.cells.insert(1, own)
+    notebook.cells[1:1] = [own, nbformat.v4.new_code_cell(HOOKS)]
     nbformat.write(notebook, tmp_path / "train.ipynb")
     typed = ("-p", "max_steps", "3", "-p", "learning_rate", "0.001", "-p", "padding_free", "False")
     text = ("-r", "run", "007", "-r", "epochs", "1.5", "-r", "session_hours", "2", "-r", "max_length", "128")
-    small = ("-r", "preset", "tiny-cpu", "-r", "base_model", "sample", "-r", "data", "sample")
-    listed = ("-y", "{rows: null, lora_target_modules: [q_proj, v_proj], note: ours}")
-    done = papermill("train.ipynb", *typed, *text, *small, *listed, cwd=tmp_path)
+    small = ("-r", "preset", "tiny-cpu", "-r", "base_model", "sample")
+    data = ("-r", "data", "mine.csv", "-r", "question_column", "prompt", "-r", "answer_column", "reply")
+    listed = ("-y", "{rows: null, lora_target_modules: [q_proj, v_proj], note: ours, hooks: mine.py}")
+    done = papermill("train.ipynb", *typed, *text, *small, *data, *listed, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     out = printed(tmp_path / "out-train.ipynb")
+    assert re.search(r"^Data: 36 rows to train on, 2 for validation, 2 for the test; ", out, re.MULTILINE), out
     assert "Finished: all steps are done. The checkpoint of step 3 is on the store.\n" in out
     assert re.search(r"^step 3 of 3  .*  checkpoint none yet  deadline in 2 h 00 min$", out, re.MULTILINE)
     config = json.loads((tmp_path / "work/007/run.json").read_text(encoding="utf-8"))["config"]
@@ -212,6 +225,7 @@ def test_train_takes_parameters_of_every_type_and_evaluate_needs_the_name_alone(
         "session_hours": 2.0,
         "max_length": 128,
         "base_model": "sample",
+        "hooks": "mine.py",
         "rows": None,
         "lora_target_modules": ["q_proj", "v_proj"],
         "system_prompt": None,  # "" in the cell
@@ -223,7 +237,7 @@ def test_train_takes_parameters_of_every_type_and_evaluate_needs_the_name_alone(
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Run 007: finished, step 3 of 3\n" in printed(tmp_path / "out-evaluate.ipynb")
     result = json.loads((tmp_path / "work/007/evaluation/result.json").read_text(encoding="utf-8"))
-    assert result["base"]["rows"] == result["tuned"]["rows"] > 0
+    assert result["base"]["rows"] == result["tuned"]["rows"] == 2
     for name in ("train", "evaluate"):
         renders(tmp_path / f"out-{name}.ipynb")
 
