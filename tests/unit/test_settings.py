@@ -159,6 +159,8 @@ def test_an_object_under_the_name_of_a_key_is_told() -> None:
 def test_only_papermills_newest_cell_counts_and_a_persons_typed_one_is_none() -> None:
     namespace = notebook(PARAMETERS, injected(learning_rte=0.1), injected(learning_rate=0.1))
     assert kl.configure(namespace).values == {"run": "first", "learning_rate": 0.1}
+    deleted = notebook(PARAMETERS, injected(learning_rte=0.1), "del learning_rte")
+    assert kl.configure(deleted).others == ()
     heading = '# Parameters\nrun: str = "first"\nplot_style: str = "dark"\n'
     assert kl.configure(notebook(heading)).others == ("plot_style",)
 

@@ -80,6 +80,7 @@ def test_a_save_is_in_the_next_line_and_a_validation_has_its_own(session: Sessio
     session.write("save", step=30, seconds=4.0, bytes=1)
     session.step(40)
     session.progress.show()
+    assert not any("bits" in line for line in session.said[2:])
     assert [line.partition("checkpoint ")[2] or line for line in session.said] == [
         "none yet",
         "step 20  validation 1.2346 bits per byte",
@@ -104,6 +105,11 @@ def test_time_left_is_steps_saves_and_validations_each_by_its_median(session: Se
     session.progress.show()
     # 30 steps; saves at 30, 40, 50; validations at 40 and, the last step, 50.
     assert session.progress.time_left() == 30 * 2.0 + 3 * 6.0 + 2 * 11.0
+    for step in range(21, 31):
+        session.step(step)
+    session.progress.show()
+    # The save of the step that is done is still to come.
+    assert session.progress.time_left() == 20 * 2.0 + 3 * 6.0 + 2 * 11.0
 
 
 def test_only_the_last_fifty_steps_are_measured(session: Session) -> None:
