@@ -67,6 +67,13 @@ def template_hash() -> str:
     return hashlib.sha256(TEMPLATE.encode("utf-8")).hexdigest()
 
 
+def check(tokenizer: Tokenizer) -> None:
+    """Raises ConfigError where a control token that the template needs is not in the tokenizer."""
+    for name in (BOS, END_OF_TEXT, EOT, HEADER, END_OF_HEADER):
+        _control(tokenizer, name)
+    pad_id(tokenizer)
+
+
 def pad_id(tokenizer: Tokenizer) -> int:
     """The id that pads; never one that ends a text. Raises ConfigError where the tokenizer is not Llama-3.1's."""
     for name in PADS:

@@ -58,6 +58,7 @@ def load(config: RunConfig, device: torch.device, cache: Path) -> tuple[Model, T
     try:
         revision = None if Path(source).is_dir() else config.revision
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        chat.check(tokenizer)  # before the weights are downloaded
         model = AutoModelForCausalLM.from_pretrained(source, revision=revision, **options)
     except (OSError, ValueError) as error:
         raise UserError(

@@ -1,0 +1,31 @@
+"""A base model whose tokenizer lacks Llama-3.1's control tokens: one message, before the weights are looked for."""
+
+import json
+
+import pytest
+import torch
+
+from kaggle_lib.config import RunConfig
+from kaggle_lib.errors import ConfigError
+from kaggle_lib.strategies import peft
+
+CONTROL = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]
+
+
+@pytest.mark.parametrize("missing", [*CONTROL, "<|finetune_right_pad_id|>"])
+def test_the_missing_token_is_named_and_no_weights_are_needed(tmp_path, missing):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate("abc")}, merges=[]))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.add_special_tokens([name for name in [*CONTROL, "<|finetune_right_pad_id|>", "<|im_end|>"] if name != missing])
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>").save_pretrained(tmp_path)
+    # No weights: a message about the tokenizer shows that none were looked for.
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}))
+    given = {"run": "r", "base_model": tmp_path, "data": "sample", "quantization": "none", "precision": "fp32"}
+    with pytest.raises(ConfigError) as caught:
+        peft.load(RunConfig.create(given), torch.device("cpu"), tmp_path / "cache")
+    assert str(caught.value) == (
+        f"base_model: its tokenizer has no {missing}, so it is not one of the Llama 3.1 family that this version trains"
+    )
