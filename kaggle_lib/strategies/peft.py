@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
 
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data import chat
@@ -58,7 +58,8 @@ def load(config: RunConfig, device: torch.device, cache: Path) -> tuple[Model, T
     try:
         revision = None if Path(source).is_dir() else config.revision
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        chat.check(tokenizer)  # before the weights are downloaded
+        chat.check(tokenizer)  # these two before the weights are downloaded
+        _check_attention(AutoConfig.from_pretrained(source, revision=revision), config)
         model = AutoModelForCausalLM.from_pretrained(source, revision=revision, **options)
     except (OSError, ValueError) as error:
         raise UserError(
@@ -79,6 +80,17 @@ def load(config: RunConfig, device: torch.device, cache: Path) -> tuple[Model, T
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model, tokenizer
+
+
+def _check_attention(model_config: Any, config: RunConfig) -> None:
+    """Our attention has neither a window nor a cap on its scores: a model that needs one would be trained wrongly."""
+    window = getattr(model_config, "sliding_window", None)
+    if getattr(model_config, "attn_logit_softcapping", None):
+        raise ConfigError([f"base_model: {config.base_model!r} caps its attention's scores, which we do not compute"])
+    if window and window < config.max_length:
+        raise ConfigError(
+            [f"max_length: {config.base_model!r} attends to the last {window} tokens only; set max_length={window}"]
+        )
 
 
 def adapt(model: Model, config: RunConfig) -> Model:

@@ -1,13 +1,15 @@
-"""A base model whose tokenizer lacks Llama-3.1's control tokens: one message, before the weights are looked for."""
+"""A base model that cannot be trained here: one message, before the weights are looked for."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 from kaggle_lib.config import RunConfig
-from kaggle_lib.errors import ConfigError
+from kaggle_lib.errors import ConfigError, UserError
 from kaggle_lib.strategies import peft
+from kaggle_lib.strategies.sample import SAMPLE_DATA, TOKENIZER_FILES
 
 CONTROL = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]
 
@@ -28,4 +30,25 @@ def test_the_missing_token_is_named_and_no_weights_are_needed(tmp_path, missing)
         peft.load(RunConfig.create(given), torch.device("cpu"), tmp_path / "cache")
     assert str(caught.value) == (
         f"base_model: its tokenizer has no {missing}, so it is not one of the Llama 3.1 family that this version trains"
+    )
+
+
+def test_attention_that_we_do_not_compute_is_refused(tmp_path):
+    for name in TOKENIZER_FILES:
+        shutil.copy(SAMPLE_DATA / name, tmp_path)
+    given = {"run": "r", "base_model": tmp_path, "data": "sample", "quantization": "none", "precision": "fp32"}
+
+    def refusal(max_length, **model):
+        (tmp_path / "config.json").write_text(json.dumps(model))
+        with pytest.raises(UserError) as caught:
+            peft.load(RunConfig.create({**given, "max_length": max_length}), torch.device("cpu"), tmp_path / "cache")
+        return str(caught.value)
+
+    window = {"model_type": "mistral", "sliding_window": 512}
+    assert refusal(513, **window) == (
+        f"max_length: {str(tmp_path)!r} attends to the last 512 tokens only; set max_length=512"
+    )
+    assert "cannot be loaded" in refusal(512, **window)  # it was looked for its weights
+    assert refusal(16, model_type="gemma2") == (
+        f"base_model: {str(tmp_path)!r} caps its attention's scores, which we do not compute"
     )
