@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -72,10 +73,17 @@ def sha256_of(path: Path) -> str:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line by a single write, so that two processes never mix theirs."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    """Append one line by a single write, so that two processes never mix theirs.
+
+    What a writer that died has left of its line is ended first. Raises OSError where the disk does not take it all.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(fd, (line + "\n").encode("utf-8"))
+        end = os.lseek(fd, 0, os.SEEK_END)
+        torn = end > 0 and os.pread(fd, 1, end - 1) != b"\n"
+        content = (("\n" if torn else "") + line + "\n").encode("utf-8")
+        if os.write(fd, content) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(fd)
 

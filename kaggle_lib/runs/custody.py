@@ -27,6 +27,8 @@ class Custody:
         self.store, self.folder, self.log, self.say = store, folder, log, say
         self.stored_step: int | None = None
         self.problem = ""
+        self._announced = False
+        self._unwritten: list[events.Event] = []
         self._claim: Claim | None = None
 
     @property
@@ -53,7 +55,7 @@ class Custody:
                 time.sleep(min(5.0, max(0.1, left)))
 
     def record(self) -> dict[str, Any]:
-        return ledger.record(list(events.read(self.log.path)))
+        return ledger.record([*events.read(self.log.path), *self._unwritten])
 
     def newest_local(self) -> int | None:
         """The newest step whose save was finished in the run folder."""
@@ -82,8 +84,10 @@ class Custody:
                     shutil.rmtree(self.folder.checkpoint(step))
                 for left in self.folder.checkpoints.glob("step-*.unfinished-*"):  # saves that a kill cut off
                     shutil.rmtree(left)
-            elif self.claim.due():
+            elif self.claim.due() or not self._announced:
+                # At its beginning, too: a session that is killed before its first save is in the ledger then.
                 self.claim.renew(self.record(), self.folder.events)
+            self._announced = True
         except StoreError as error:
             if str(error) != self.problem:
                 self.problem = str(error)
@@ -93,8 +97,14 @@ class Custody:
         self.log.write("warning", message=message)
         self.say(f"warning: {message}")
 
-    def release(self, reason: str) -> bool:
-        """Write the session's record and let go of the lease; False where the store could not be told."""
+    def end(self, outcome: str, reason: str, step: int) -> bool:
+        """Write the session's end and its record, and let go of the lease; False where the store could not be told."""
+        end = {"outcome": outcome, "reason": reason, "step": step, "on_store": self.stored_step}
+        try:
+            self.log.write("end", **end)
+        except OSError as error:  # a full disk is what may have ended the session; the store has room for its record
+            self._unwritten = [self.log.make("end", **end)]
+            self.say(f"warning: the session's end could not be written to {self.log.path}: {error.strerror}")
         try:
             self.claim.release(reason, self.record(), self.folder.events)
         except (StoreError, LeaseLost) as error:

@@ -64,8 +64,7 @@ def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, say: Say
         raise
     finally:
         word = "finished" if ended == "evaluated" else "failed"
-        log.write("end", outcome=word, reason=ended, step=found.step, on_store=custody.stored_step)
-        custody.release(ended)
+        custody.end(word, ended, found.step)
     say(f"Evaluated; the numbers are in {folder.evaluation / 'result.json'}.")
     return Outcome(
         outcome="finished",

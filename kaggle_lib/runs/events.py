@@ -51,14 +51,15 @@ class EventLog:
         self.path = folder / f"{session}.jsonl"
         self.session, self.attempt = session, attempt
         folder.mkdir(parents=True, exist_ok=True)
-        # A killed writer may have left half a line; the next event starts on a line of its own.
-        if self.path.exists() and not self.path.read_bytes().endswith(b"\n") and self.path.stat().st_size:
-            append_line(self.path, "")
 
     def write(self, event: str, **fields: Any) -> Event:
-        line = {"event": event, "time": now(), "session": self.session, "attempt": self.attempt, **fields}
+        line = self.make(event, **fields)
         append_line(self.path, json.dumps(line, ensure_ascii=False))
         return line
+
+    def make(self, event: str, **fields: Any) -> Event:
+        """The event, not written."""
+        return {"event": event, "time": now(), "session": self.session, "attempt": self.attempt, **fields}
 
 
 def read(path: Path) -> Iterator[Event]:

@@ -119,7 +119,7 @@ def _others(looked: RunConfig) -> str:
 
 def new_session_id() -> str:
     """Begins with the start's time in UTC, so that ids sort; unique by its random end."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}"
 
 
 @contextmanager

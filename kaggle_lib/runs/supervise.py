@@ -141,16 +141,13 @@ class Session:
 
     def _train(self, found: resume.Resume) -> Outcome:
         """Launch the workers until they are done, asked to stop, or die without getting further."""
-        launches, furthest = 0, -1
+        in_vain = 0
         while True:
             if found.stored is not None:
                 self.custody.stored_step = found.step
             self.custody.upload(self.config.keep)
             if found.kind == "finished":
                 return self._finish(found)
-            # A launch that brought the run further pays for the next.
-            launches = launches + 1 if found.step <= furthest else 1
-            furthest = max(furthest, found.step)
             workers, how = self._launch(found)
             self.custody.upload(self.config.keep)
             outcome = self.folder.read_outcome() or {"outcome": "none"}
@@ -168,9 +165,10 @@ class Session:
                     return self._end("paused", f"{self.stopping.why}, and {how}, so no last save was made")
                 self._check_disk()
                 what, lines = f"{how[0].upper()}{how[1:]}", workers.last_lines()
-                if launches >= LAUNCHES_WITHOUT_PROGRESS:
+                in_vain = 0 if (self.custody.newest_local() or 0) > found.step else in_vain + 1
+                if in_vain >= LAUNCHES_WITHOUT_PROGRESS:
                     raise WorkerError(
-                        f"{what}; {launches} launches in a row came to no new checkpoint.",
+                        f"{what}; {in_vain} launches in a row came to no new checkpoint.",
                         kept=self.custody.kept(),
                         todo=f"The end of {workers.log_path}:\n{lines}",
                     )
@@ -233,12 +231,8 @@ class Session:
         """Write the ledger, let go of the lease, and say what is where."""
         newest, stored = self.custody.newest_local(), self.custody.stored_step
         manifest = Manifest.read(self.folder.checkpoint(newest)) if newest is not None else None
-        try:
-            self.log.write("end", outcome=word, reason=reason, step=newest or 0, on_store=stored)
-        except OSError as error:  # a full disk is what may have ended the session
-            self.say(f"warning: the session's end could not be written to {self.log.path}: {error.strerror}")
-        released = self.custody.release(reason)
-        self.say(f"{word[0].upper()}{word[1:]}: {reason}. {self.custody.kept()}")
+        released = self.custody.end(word, reason, newest or 0)
+        self.say(f"{word[0].upper()}{word[1:]}: {reason.rstrip('.')}. {self.custody.kept()}")
         return self._outcome(word, reason, manifest, on_store=released and newest is not None and newest == stored)
 
     def _outcome(self, word: Word, reason: str, manifest: Manifest | None, on_store: bool) -> Outcome:

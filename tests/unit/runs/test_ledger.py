@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kaggle_lib.runs.events import parse
+from kaggle_lib.runs.events import EventLog, parse, read
 from kaggle_lib.runs.ledger import close_killed, goodput, record
 
 ID = "20261125T100000-aaaa1111"
@@ -157,3 +157,18 @@ def test_a_line_that_is_no_whole_event_is_left_out(line):
 def test_no_events_no_record():
     with pytest.raises(ValueError, match="a session without events has no record"):
         record([])
+
+
+def test_half_a_line_of_a_writer_that_died_spoils_no_later_one(tmp_path):
+    log = EventLog(tmp_path, ID)
+    first = log.write("warning", message="আগে")
+    with log.path.open("ab") as file:
+        file.write(json.dumps(EVENTS[3]).encode()[:20])
+    after = [log.write("warning", message="পরে"), log.write("end", outcome="paused")]
+    assert list(read(log.path)) == [first, *after]
+
+
+def test_a_line_that_the_disk_does_not_take_whole_is_an_error(tmp_path):
+    (tmp_path / f"{ID}.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        EventLog(tmp_path, ID).write("warning", message="x")
