@@ -67,11 +67,14 @@ def template_hash() -> str:
     return hashlib.sha256(TEMPLATE.encode("utf-8")).hexdigest()
 
 
-def check(tokenizer: Tokenizer) -> None:
-    """Raises ConfigError where a control token that the template needs is not in the tokenizer."""
-    for name in (BOS, END_OF_TEXT, EOT, HEADER, END_OF_HEADER):
-        _control(tokenizer, name)
-    pad_id(tokenizer)
+def check(tokenizer: Tokenizer, embeddings: int) -> None:
+    """Raises ConfigError where the tokenizer lacks a control token that the template needs, or gives an id for which
+    the model has none of its `embeddings`."""
+    control = [_control(tokenizer, name) for name in (BOS, END_OF_TEXT, EOT, HEADER, END_OF_HEADER)]
+    highest = max(*control, pad_id(tokenizer), tokenizer.vocab_size - 1)
+    if highest >= embeddings:
+        what = f"it has embeddings for {embeddings} tokens, and its tokenizer gives ids up to {highest}"
+        raise ConfigError([f"base_model: {what}, so it is another model's"])
 
 
 def pad_id(tokenizer: Tokenizer) -> int:

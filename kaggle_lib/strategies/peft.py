@@ -58,8 +58,7 @@ def load(config: RunConfig, device: torch.device, cache: Path) -> tuple[Model, T
     try:
         revision = None if Path(source).is_dir() else config.revision
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        chat.check(tokenizer)  # these two before the weights are downloaded
-        _check_attention(AutoConfig.from_pretrained(source, revision=revision), config)
+        _check_model(AutoConfig.from_pretrained(source, revision=revision).get_text_config(), tokenizer, config)
         model = AutoModelForCausalLM.from_pretrained(source, revision=revision, **options)
     except (OSError, ValueError) as error:
         raise UserError(
@@ -82,8 +81,10 @@ def load(config: RunConfig, device: torch.device, cache: Path) -> tuple[Model, T
     return model, tokenizer
 
 
-def _check_attention(model_config: Any, config: RunConfig) -> None:
-    """Our attention has neither a window nor a cap on its scores: a model that needs one would be trained wrongly."""
+def _check_model(model_config: Any, tokenizer: Tokenizer, config: RunConfig) -> None:
+    """Before the weights are downloaded. Raises ConfigError for a tokenizer that lacks what the template needs, and
+    for attention with a window or a cap on its scores: ours has neither, so such a model would be trained wrongly."""
+    chat.check(tokenizer, model_config.vocab_size)
     window = getattr(model_config, "sliding_window", None)
     if getattr(model_config, "attn_logit_softcapping", None):
         raise ConfigError([f"base_model: {config.base_model!r} caps its attention's scores, which we do not compute"])

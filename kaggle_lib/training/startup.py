@@ -64,7 +64,7 @@ def by_hand(folder: RunFolder) -> dict[str, Any]:
         if (folder.checkpoint(step) / NAME).exists():  # else a save that was cut off
             manifest = verify(folder.checkpoint(step))
             if manifest.lineage == run["lineage"]:
-                return {**run, "checkpoint": step, "cut": manifest.cut}
+                return {**run, "checkpoint": step, "cut": manifest.cut, "finished": manifest.finished}
     return run
 
 

@@ -36,6 +36,10 @@ def main(run_folder: Path | str) -> dict[str, Any]:
 
 
 def _train(folder: RunFolder) -> dict[str, Any]:
+    run = folder.read_run() if startup.supervised() else startup.by_hand(folder)
+    if run.get("finished"):  # by hand, in a finished run's folder
+        return _said(run["checkpoint"], run["checkpoint"])
+
     import torch
     import torch.distributed as dist
 
@@ -47,7 +51,6 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     from kaggle_lib.training.memory import Recomputation
     from kaggle_lib.training.trainer import RunTrainer
 
-    run = folder.read_run() if startup.supervised() else startup.by_hand(folder)
     config = hooks.settled(RunConfig.from_json(run["config"]), folder.hooks)
     strategy = strategies.get(config)
     processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
@@ -74,8 +77,6 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     cut = Cut(**run["cut"]) if run["cut"] else cut_of(config)
     lengths = [len(ids) for ids in rows.train["input_ids"]]
     steps = Steps(config.seed, config.train_batch_size, lengths, cut, config.epochs, config.max_steps)
-    if run["checkpoint"] == steps.total:  # by hand, in a finished run's folder
-        return _said(steps.total, steps.total)
     order = sorted(range(len(rows.validation)), key=lambda index: mix(config.seed, "validation", index))
     validation = [rows.validation[index] for index in sorted(order[: config.eval_rows])]
 

@@ -33,7 +33,7 @@ def test_the_missing_token_is_named_and_no_weights_are_needed(tmp_path, missing)
     )
 
 
-def test_attention_that_we_do_not_compute_is_refused(tmp_path):
+def test_a_model_that_would_be_trained_wrongly_is_refused(tmp_path):
     for name in TOKENIZER_FILES:
         shutil.copy(SAMPLE_DATA / name, tmp_path)
     given = {"run": "r", "base_model": tmp_path, "data": "sample", "quantization": "none", "precision": "fp32"}
@@ -49,6 +49,10 @@ def test_attention_that_we_do_not_compute_is_refused(tmp_path):
         f"max_length: {str(tmp_path)!r} attends to the last 512 tokens only; set max_length=512"
     )
     assert "cannot be loaded" in refusal(512, **window)  # it was looked for its weights
+    assert refusal(16, model_type="llama", vocab_size=1535) == (
+        "base_model: it has embeddings for 1535 tokens, and its tokenizer gives ids up to 1535, so it is another "
+        "model's"
+    )
     assert refusal(16, model_type="gemma2") == (
         f"base_model: {str(tmp_path)!r} caps its attention's scores, which we do not compute"
     )
