@@ -115,8 +115,15 @@ def test_a_file_above_the_limit_and_a_package_above_the_limit_are_told(tmp_path:
     assert house.sizes(tree(tmp_path, **files)) == []
     assert house.sizes(tree(tmp_path, runs__more="x = 1\n" * 401)) == [
         "kaggle_lib/runs/more.py: 401 lines, at most 400",
-        "kaggle_lib: 7601 lines of Python, at most 7500",
+        "kaggle_lib: 7601 lines of code, at most 7500",
     ]
+
+
+def test_what_explains_the_code_does_not_count() -> None:
+    text = (
+        '"""Two\nlines."""\n\nimport os  # why\n\n\ndef f():\n    """Says."""\n    # because\n    return """a\nb"""\n'
+    )
+    assert house.lines_of_code(text) == 4
 
 
 # Notebooks
