@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kaggle_lib.config import RunConfig
-from kaggle_lib.data import read
+from kaggle_lib.data.check import check
 from kaggle_lib.errors import UserError
 from kaggle_lib.report.pins import pins, satisfies
 from kaggle_lib.session.machine import disk, find_gpus, memory
@@ -209,9 +209,8 @@ def _data(config: RunConfig, given: Mapping[str, object]) -> Iterator[Finding]:
     if "data" not in given:
         return
     try:
-        corpus = read.read(config)
+        checked = check(config)
     except UserError as error:
         yield Finding("data", "missing", error.what.removeprefix("data: "), error.todo)
         return
-    rows = f"{len(corpus.rows):,} rows, {len(corpus.set_aside)} set aside"
-    yield Finding("data", "ok", f"{corpus.path} ({rows})")
+    yield Finding("data", "ok", f"{checked.path} ({checked.rows:,} rows, {checked.set_aside} set aside)")
