@@ -33,16 +33,22 @@ def test_every_ending_once_in_one_run(whole, tmp_path):
     assert place.curve() == whole.curve()
 
 
+def test_one_of_two_processes_runs_out_of_memory_and_one_freezes(tmp_path):
+    whole, place = (place_for(tmp_path / name, "peft", processes=2, epochs=1) for name in ("whole", "hurt"))
+    session(whole, "finish", 0)
+    session(place, "finish", 0, [("memory", 3), ("freeze", 12)])
+    assert place.final_bytes() == whole.final_bytes()
+    assert place.curve() == whole.curve()
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_soak_every_ending_five_times_at_random_moments(strategy, tmp_path):
     chance = random.Random(strategy)
     values = {"epochs": 100}  # 2,000 steps
     whole = place_for(tmp_path / "whole", strategy, **values)
-    whole.root.mkdir()
     session(whole, "finish", 0)
     place = place_for(tmp_path / "ended", strategy, **values)
-    place.root.mkdir()
     ends = [end for end in ENDS if end != "finish" and (end != "fill" or can_mount())]
     told = [*(5 * [(end, None) for end in ends]), *(5 * [("sigterm", accident) for accident in ACCIDENTS])]
     chance.shuffle(told)

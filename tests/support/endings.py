@@ -75,7 +75,7 @@ def session(place: Place, end: str, at: int, accidents=(), slow: float = 0.0, ho
     store holds a checkpoint that verifies, and that no process is left.
     """
     provoke = place.root / "provoke"
-    provoke.mkdir(exist_ok=True)
+    provoke.mkdir(parents=True, exist_ok=True)
     for what, step in [*accidents, *([(end, at)] if end in ("loss", "fill") else [])]:
         (provoke / f"{what}-{step}").touch()
     (provoke / "slow").unlink(missing_ok=True)
