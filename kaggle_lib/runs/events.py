@@ -10,6 +10,8 @@
 | upload | supervisor | `step`, `seconds`, `bytes` |
 | warning | both | `message` |
 | end | supervisor | `outcome`, `reason`, `step` (of the newest checkpoint), `on_store` (step, or null) |
+
+Where fp16's scaler took no step, because its gradients were not finite, the step has `skipped` and no `grad_norm`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@
 | `from_step`, `to_step` | the step it began at, and the newest step that it saved |
 | `ended_because` | `finished: …`, `paused: …`, `stopped: …`, `failed: …`, `killed`, or null |
 | `attempts` | launches whose worker came up |
+| `skipped` | steps that fp16's scaler skipped, for their gradients were not finite; they count as done |
 | `seconds` | `wall`; of it `training` (all steps), `kept` (steps up to `to_step`), `loading`, `saving`, `evaluation` |
 | `warnings` | their messages |
 
@@ -46,6 +47,7 @@ def record(events_of_one_session: Sequence[Event]) -> Record:
         "to_step": to_step,
         "ended_because": _because(end) if end else None,
         "attempts": len({event["attempt"] for event in loads}),
+        "skipped": sum(1 for event in curve(events) if event.get("skipped")),
         "versions": loads[-1].get("versions", {}) if loads else {},
         "processes": began.get("processes"),
         "seconds": {

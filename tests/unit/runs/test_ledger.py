@@ -27,7 +27,7 @@ EVENTS = [
     event("phase", 3, phase="load", versions={"torch": "2.13.0"}),
     event("phase", 10.5, phase="train"),
     event("step", 12.5, step=11, seconds=2.0),
-    event("step", 15, step=12, seconds=2.5),
+    event("step", 15, step=12, seconds=2.5, skipped=True),
     event("save", 16, step=12, seconds=0.75, bytes=1000),
     event("upload", 17, step=12, seconds=0.5, bytes=1000),
     event("step", 19, step=13, seconds=3.0),
@@ -55,6 +55,7 @@ def test_record_by_hand():
         "to_step": 14,
         "ended_because": "paused: session_hours=0.01 are over",
         "attempts": 2,
+        "skipped": 1,
         "versions": {"torch": "2.13.0"},
         "processes": 2,
         "seconds": {
