@@ -225,7 +225,7 @@ def test_train_takes_parameters_of_every_type_a_file_and_a_row_format_and_evalua
         "session_hours": 2.0,
         "max_length": 128,
         "base_model": "sample",
-        "hooks": "mine.py",
+        "hooks": str(tmp_path / "mine.py"),
         "rows": None,
         "lora_target_modules": ["q_proj", "v_proj"],
         "system_prompt": None,  # "" in the cell
