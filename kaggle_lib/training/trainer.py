@@ -164,8 +164,7 @@ class RunTrainer(SFTTrainer):
                 memory=torch.cuda.max_memory_allocated() if self.args.device.type == "cuda" else None,
                 **({"skipped": True} if skipped else {}),
             )
-        told = {**logs, "loss": self.step_loss}
-        self.control: TrainerControl = self.callback_handler.on_log(self.args, self.state, self.control, told)
+        self.control: TrainerControl = self.callback_handler.on_log(self.args, self.state, self.control, logs)
         if self.skipped_in_a_row >= SKIPS_IN_A_ROW:
             raise self._diverged(f"The gradients of {self.skipped_in_a_row} steps in a row were not finite in fp16.")
 

@@ -9,7 +9,7 @@ import pytest
 
 from kaggle_lib import hooks
 from kaggle_lib.config import RunConfig, fingerprint
-from kaggle_lib.data import check, curate, read
+from kaggle_lib.data import check, curate, read, tokenise
 from kaggle_lib.data.find import SAMPLE
 from kaggle_lib.data.read import Message, Noted
 from kaggle_lib.errors import ConfigError, DataError
@@ -188,6 +188,13 @@ def test_rows_whose_content_cannot_be_used_are_set_aside_as_from_a_file(place, t
     [
         ("return row['Question']", 2, "raised KeyError: 'Question'", ""),
         ("return _deep(row)", 4, "raised ZeroDivisionError: division by zero", ""),
+        ("return float('three')", 2, "raised ValueError: could not convert string to float: 'three'", ""),
+        (
+            "return _json.loads('{]')",
+            2,
+            "raised JSONDecodeError: Expecting property name enclosed in double quotes",
+            None,
+        ),
         ("return row['Questions']", 1, "returned str", WANTED),
         ("return {'question': ''}", 1, "returned a dict with 'question'", WANTED),
         ("return {**row, 'messages': []}", 1, "returned a dict with 'Questions', 'Answers', 'messages'", WANTED),
@@ -195,8 +202,11 @@ def test_rows_whose_content_cannot_be_used_are_set_aside_as_from_a_file(place, t
     ],
 )
 def test_a_format_row_that_goes_wrong_is_told_with_its_line(place, table, tmp_path, body, line, what, end):
-    text = f"def format_row(row):\n    {body}\n\ndef _deep(row): return 1 / 0\n"
+    text = f"def format_row(row):\n    {body}\n\ndef _deep(row): return 1 / 0\nimport json as _json\n"
     found = told(place(text, data=table({"Questions": "a", "Answers": "b"})), tmp_path, read.read)
+    if end is None:  # the rest of the message is Python's own
+        assert found.startswith(f", line {line}: format_row {what}")
+        return
     assert found == f", line {line}: format_row {what} for the row in line 1 of rows.jsonl{end}"
 
 
@@ -262,6 +272,19 @@ def test_the_content_and_not_the_path_is_in_the_fingerprint(place, tmp_path):
     assert fingerprint(config, "code", found) == fingerprint(moved, "code", found)
     assert fingerprint(config, "code", found) != fingerprint(config, "code", "0" * 64)
     assert fingerprint(config, "code", found) != fingerprint(config, "code")
+
+
+def test_another_content_makes_other_tokens_though_the_rows_are_the_same(place):
+    class Plain:
+        class backend_tokenizer:  # noqa: N801
+            @staticmethod
+            def to_str():
+                return "{}"
+
+    curated = curate.Curated([], [], [], counts={}, fingerprint="")
+    texts = ("def format_row(row): return row", "def format_row(row): return dict(row)")
+    keys = {tokenise._key(place(text), Plain, curated) for text in texts}
+    assert len(keys | {tokenise._key(place("", hooks=""), Plain, curated)}) == 3
 
 
 def test_the_users_file_stands_for_the_copy_while_it_has_its_content(place, tmp_path, capsys):
