@@ -9,13 +9,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
 setup: $(STAMP)
 
-$(STAMP): requirements-cpu.txt pyproject.toml
+$(STAMP): requirements-cpu.txt requirements-cpu-unsloth.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "Python 3.11, 3.12 or 3.13 with venv is needed: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Installing into .venv what requirements-cpu.txt lists; this takes some minutes."
 	@$(PYTHON) -m venv .venv
 	@$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) "$$(grep '^torch==' requirements-cpu.txt)")
 	@$(PIP) -r requirements-cpu.txt
+	@$(PIP) --no-deps -r requirements-cpu-unsloth.txt
 	@$(PIP) --no-deps -e .
 	@touch $@
 

@@ -43,7 +43,7 @@ class RunConfig(BaseModel):
     store: str = option("store", "Where checkpoints outlive the machine: a folder.", "free")
     work_dir: str = option("work", "Where the run folder lies on this machine; may be lost at any time.", "free")
 
-    strategy: Literal["peft"] = option("peft", "How the model is loaded and adapted.", "same")
+    strategy: Literal["peft", "unsloth"] = option("peft", "How the model is loaded and adapted.", "same")
     base_model: str = option(
         ..., "The base model: a Hub id, a local folder, or `sample` (tiny, made from the seed).", "same"
     )
@@ -238,7 +238,7 @@ POLICY: dict[str, Policy] = {
 }
 
 # What a session records of its machine; a change is noted and ends the bit-for-bit claim from there.
-RECORDED = ("torch", "cuda", "gpu", "python", "transformers", "peft", "trl", "bitsandbytes")
+RECORDED = ("torch", "cuda", "gpu", "python", "transformers", "peft", "trl", "bitsandbytes", "unsloth", "unsloth_zoo")
 
 
 def _lower(message: str) -> str:

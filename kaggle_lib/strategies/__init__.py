@@ -10,7 +10,7 @@ from kaggle_lib.config import RunConfig
 from kaggle_lib.strategies.base import Model, Strategy, Tokenizer
 
 # By module name, so that a process imports its own strategy only.
-STRATEGIES = {"peft": "kaggle_lib.strategies.peft"}
+STRATEGIES = {"peft": "kaggle_lib.strategies.peft", "unsloth": "kaggle_lib.strategies.unsloth"}
 
 
 def get(config: RunConfig) -> Strategy:

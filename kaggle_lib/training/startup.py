@@ -18,6 +18,7 @@ from kaggle_lib.errors import UserError
 from kaggle_lib.runs.folder import RunFolder
 
 STACK = ("transformers", "peft", "trl", "accelerate", "bitsandbytes")
+OF_UNSLOTH = ("unsloth", "unsloth_zoo", "xformers", "triton")
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -25,6 +26,7 @@ def versions() -> dict[str, str]:
     """What bit-for-bit depends on beside our own configuration; recorded with every session and checkpoint."""
     import torch
 
+    used = [name for name in OF_UNSLOTH if "unsloth" in sys.modules and name in sys.modules]
     return {
         "kaggle_lib": kaggle_lib.__version__,
         "python": platform.python_version(),
@@ -32,6 +34,7 @@ def versions() -> dict[str, str]:
         "cuda": torch.version.cuda or "none",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         **{name: importlib.metadata.version(name) for name in STACK},
+        **{name: importlib.metadata.version(name) for name in used},
     }
 
 

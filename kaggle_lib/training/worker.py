@@ -40,10 +40,14 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     if run.get("finished"):  # by hand, in a finished run's folder
         return _said(run["checkpoint"], run["checkpoint"])
 
+    from kaggle_lib import hooks, strategies
+
+    config = hooks.settled(RunConfig.from_json(run["config"]), folder.hooks)
+    strategy = strategies.get(config)  # first of all: it may have to patch what is imported next
+
     import torch
     import torch.distributed as dist
 
-    from kaggle_lib import hooks, strategies
     from kaggle_lib.data import chat, tokenise
     from kaggle_lib.data.steps import Cut, Steps, cut_of, mix
     from kaggle_lib.evaluation import likelihood
@@ -51,8 +55,6 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     from kaggle_lib.training.memory import Recomputation
     from kaggle_lib.training.trainer import RunTrainer
 
-    config = hooks.settled(RunConfig.from_json(run["config"]), folder.hooks)
-    strategy = strategies.get(config)
     processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     on_cpu = not torch.cuda.is_available()
     device = torch.device("cpu") if on_cpu else torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -49,10 +49,12 @@ def test_the_pins_are_the_tried_ones() -> None:
     shared = set(cpu) & set(kaggle) - {"torch", "ipykernel", "matplotlib"}
     assert {name: cpu[name] for name in shared} == {name: kaggle[name] for name in shared}
     assert all(specifier.startswith("==") for specifier in cpu.values())
+    unsloth = pins(ROOT / "requirements-cpu-unsloth.txt")
+    assert unsloth == {name: kaggle[name] for name in ("unsloth", "unsloth_zoo")}
 
 
 def test_what_is_installed_is_what_is_pinned() -> None:
-    wanted = pins(ROOT / "requirements-cpu.txt")
+    wanted = pins(ROOT / "requirements-cpu.txt") | pins(ROOT / "requirements-cpu-unsloth.txt")
     installed = {name: f"=={importlib.metadata.version(name).split('+')[0]}" for name in wanted}
     assert installed == wanted
 

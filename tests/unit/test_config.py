@@ -66,7 +66,7 @@ BAD: list[tuple[str, object, str]] = [
     ("allow_code_change", "1", "allow_code_change: should be true or false, not '1'"),
     ("precision", "fp8", "precision: should be 'fp16' or 'bf16' or 'fp32', not 'fp8'"),
     ("precision", 16, "precision: should be 'fp16' or 'bf16' or 'fp32', not 16"),
-    ("strategy", "unslot", "strategy: should be 'peft', not 'unslot'"),
+    ("strategy", "unslot", "strategy: should be 'peft' or 'unsloth', not 'unslot'"),
     ("token_budget", "much", "token_budget: should be 'auto' or a whole number, not 'much'"),
     ("token_budget", 0, "token_budget: should be auto or at least 1, not 0"),
     ("processes", "0", "processes: should be auto or at least 1, not 0"),

@@ -1,0 +1,106 @@
+"""Strategy `unsloth`: Unsloth's kernels on a GPU; on a CPU its fallback, which is transformers and PEFT, for tests.
+
+Importing this module imports Unsloth, which replaces parts of transformers, PEFT and TRL in the whole process. So it
+comes before them, in a process that trains with it, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from kaggle_lib.errors import UserError
+
+# Its statistics are a download that can take two minutes, and its compiled code would lie in the working directory.
+os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
+os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path(tempfile.gettempdir()) / "kaggle_lib-unsloth-compiled"))
+try:
+    import unsloth
+except Exception as error:  # a package that does not fit another fails in many ways
+    raise UserError(
+        f"strategy=unsloth needs the package unsloth, which cannot be imported here ({type(error).__name__}: {error}).",
+        kept="Nothing has been loaded or changed.",
+        todo="Install what requirements.txt lists (on a CPU: `make setup`), or start another run with strategy=peft.",
+    ) from error
+
+import torch
+
+from kaggle_lib.config import RunConfig
+from kaggle_lib.strategies import common
+from kaggle_lib.strategies.base import Model, Tokenizer
+from kaggle_lib.strategies.common import check
+from kaggle_lib.training import kernels
+
+__all__ = ["adapt", "check", "for_inference", "load", "recompute"]
+
+
+def load(config: RunConfig, device: torch.device, cache: Path) -> tuple[Model, Tokenizer]:
+    """The base model on `device`, its weights frozen, and its tokenizer with the template that we train with.
+
+    The very same weights as strategy `peft`: by itself Unsloth would take a quantised copy of its own in place of the
+    named model, and drop the revision. Raises UserError where the base model cannot be had.
+    """
+    source = common.source_of(config, cache)
+    # The CPU's fallback runs transformers' attention, of which ours is one; on a GPU Unsloth's own is packed, too.
+    attention = {"attn_implementation": kernels.ATTENTION} if device.type == "cpu" else {}
+    try:
+        tokenizer = common.load_tokenizer(config, source)
+        model, _ = unsloth.FastLanguageModel.from_pretrained(
+            source,
+            revision=common.revision_of(config, source),
+            use_exact_model_name=True,
+            max_seq_length=config.max_length,
+            dtype=common.DTYPES[config.precision],
+            load_in_4bit=config.quantization == "nf4",
+            load_in_16bit=config.quantization == "none",
+            device_map={"": device},
+            use_gradient_checkpointing=False,
+            fix_tokenizer=False,
+            offload_embedding=False,
+            max_lora_rank=config.lora_r,
+            random_state=config.seed,
+            **common.quantization(config),
+            **attention,
+        )
+    except (OSError, ValueError) as error:
+        raise common.unloadable(config, error) from error
+    return common.freeze(model, tokenizer), tokenizer
+
+
+def adapt(model: Model, config: RunConfig) -> Model:
+    """A PEFT model with a fresh LoRA adapter, drawn from the seed, in fp32: the same as strategy `peft` draws."""
+    lora = common.lora(model, config)
+    adapted = unsloth.FastLanguageModel.get_peft_model(
+        model,
+        **lora,
+        use_gradient_checkpointing=False,
+        random_state=config.seed,
+        max_seq_length=config.max_length,
+        use_rslora=False,
+        init_lora_weights=True,
+    )
+    base = adapted.get_base_model()
+    base.model._unsloth_allow_packed_overlength = True  # a packed row may be longer than a sample
+    base.register_forward_pre_hook(_packed, with_kwargs=True)
+    return common.in_fp32(adapted)
+
+
+def _packed(_: Any, positional: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A packed row's lengths by the name that Unsloth knows."""
+    if (segments := named.get("segments")) is not None and len(segments) > 1:
+        named = {**named, "packed_seq_lengths": torch.tensor(segments, dtype=torch.int32)}
+    return positional, named
+
+
+def recompute(model: Model, layers: int | None) -> None:
+    """Recompute the first `layers` decoder layers' activations in the backward pass (None: of all; 0: of none)."""
+    common.recompute(model, layers)
+
+
+def for_inference(model: Model) -> Model:
+    """The same model in eval mode, with Unsloth's fast generation."""
+    unsloth.FastLanguageModel.for_inference(model)
+    model.config.use_cache = True
+    return model

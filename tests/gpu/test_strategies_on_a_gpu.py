@@ -1,0 +1,71 @@
+"""The strategies' contract in fp16 and NF4 on a GPU, and a killed run of each that resumes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from support.sessions import Place
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def probed(small, tmp_path_factory):
+    import os
+
+    found = {}
+    for strategy in ("peft", "unsloth"):
+        folder = tmp_path_factory.mktemp(strategy)
+        words = [sys.executable, "-m", "support.strategy_probe", strategy, str(folder), str(small)]
+        path = os.pathsep.join(sys.path)
+        ran = subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        found[strategy] = json.loads(ran.stdout.splitlines()[-1])
+    return found["peft"], found["unsloth"]
+
+
+@pytest.mark.parametrize(
+    "what", ["frozen", "quantised", "template", "pad", "stops", "trainable", "start", "rows", "base"]
+)
+def test_both_have_the_same(probed, what):
+    peft, unsloth = probed
+    assert unsloth[what] == peft[what]
+
+
+def test_the_adapter_is_fp32_and_nothing_else(probed):
+    for one in probed:
+        assert {dtype for _, dtype in one["trainable"].values()} == {"torch.float32"}
+        assert one["dtypes"] == ["torch.float16", "torch.uint8"]
+
+
+def test_recomputation_changes_no_bit(probed):
+    for one in probed:
+        assert one["gradients"][0] == one["gradients"][1] == one["gradients"][2]
+
+
+def test_no_packed_sample_sees_another(probed):
+    assert [one["leak"] for one in probed] == [False, False]
+
+
+def test_the_same_loss_to_half_precision(probed):
+    peft, unsloth = probed
+    assert unsloth["logits"] == pytest.approx(peft["logits"], rel=2e-3)
+    assert len(unsloth["generated"]) == len(peft["generated"])
+
+
+@pytest.mark.parametrize("strategy", ["peft", "unsloth"])
+def test_a_killed_run_resumes_with_the_same_samples(strategy, small, tmp_path):
+    values = {"strategy": strategy, "base_model": small, "precision": "fp16", "optim": "adamw_8bit"}
+    whole, killed = (Place(tmp_path / name, values=values) for name in ("whole", "killed"))
+    assert whole.call()["outcome"] == "finished"
+    process = killed.start()
+    killed.wait_for_step(process, 9)
+    process.kill()
+    process.communicate()
+    resumed = killed.call()
+    assert resumed["resumed_from"] >= 8
+    for mine, theirs in zip(killed.curve(), whole.curve(), strict=True):
+        assert mine[:2] == theirs[:2]
+        assert mine[2] == pytest.approx(theirs[2], rel=1e-2)
+    print(f"\n{strategy}: equal bytes after a kill: {killed.final_bytes() == whole.final_bytes()}")
