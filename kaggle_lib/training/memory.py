@@ -30,12 +30,15 @@ class Recomputation:
         self._strategy, self._model = strategy, model
         self.total: int = model.config.num_hidden_layers
         self.layers = {"full": self.total, "none": 0, "auto": 0 if on_cpu else self.total}[config.recomputation]
-        strategy.recompute(model, self.layers)
+
+    def apply(self) -> None:
+        """Tell the model. Once training begins: Unsloth's trainer sets the same flags of every layer until then."""
+        self._strategy.recompute(self._model, self.layers)
 
     def more(self) -> bool:
         """Recompute a quarter of the layers more; False where all are already."""
         if self.layers == self.total:
             return False
         self.layers = min(self.total, self.layers + math.ceil(self.total / 4))
-        self._strategy.recompute(self._model, self.layers)
+        self.apply()
         return True

@@ -33,6 +33,9 @@ class Decide(TrainerCallback):
     def __init__(self, trainer: RunTrainer) -> None:
         self.trainer = trainer
 
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.recomputation.apply()
+
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         step, config = state.global_step, self.trainer.config
         last = step == state.max_steps

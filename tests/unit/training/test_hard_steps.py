@@ -68,6 +68,17 @@ def test_out_of_memory_with_everything_recomputed_is_an_error(make_trainer):
     assert trainer.folder.checkpoint_steps() == [1]
 
 
+def test_layers_recompute_whatever_set_their_flags_before_training(make_trainer):
+    """Unsloth's trainer turns recomputation off in every layer: when it is made, and when training begins."""
+    trainer = make_trainer(LENGTHS, max_steps=1, recomputation="full")
+    layers, seen = trainer.model.get_base_model().model.layers, []
+    layers[0].register_forward_hook(lambda *_: seen.append([layer.gradient_checkpointing for layer in layers]))
+    for layer in layers:
+        layer.gradient_checkpointing = False
+    trainer.train()
+    assert seen[0] == [True, True]
+
+
 def test_another_runtime_error_is_not_taken_for_it(make_trainer):
     trainer = make_trainer(LENGTHS, max_steps=2)
 
