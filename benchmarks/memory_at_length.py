@@ -31,8 +31,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], bool]] = {
 def train(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train the variant in this process; what its events say."""
     _, values, capped = VARIANTS[name]
-    if values["strategy"] == "unsloth":
-        import kaggle_lib.strategies.unsloth  # noqa: F401  before transformers, which it patches
     import torch
 
     from kaggle_lib.config import RunConfig, code_hash

@@ -54,8 +54,10 @@ def _evaluate(folder: RunFolder) -> None:
             f"Run {config.run!r} has no adapter in {folder.adapter}.", todo="Train it first; `train` puts it there."
         )
 
+    from kaggle_lib import strategies
     from kaggle_lib.data import curate, read
 
+    strategies.get(config)  # before `versions`, which imports torch, and the user's hooks, which import what they like
     chosen = choose(curate.curate(read.read(config), config).test, config.seed)
     if not chosen:
         raise UserError(
@@ -64,10 +66,8 @@ def _evaluate(folder: RunFolder) -> None:
             todo="Start another run with test_fraction above 0, or with more rows.",
         )
 
-    from kaggle_lib import strategies
     from kaggle_lib.data import tokenise
 
-    strategies.get(config)  # before `versions`, which imports torch
     log = EventLog(folder.events, run["session"], run["attempt"])
     log.write("phase", phase="load", versions=startup.versions())
     model, tokenizer = strategies.tuned(config, folder.adapter, folder.cache)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 
 from kaggle_lib import hooks
 from kaggle_lib.config import RunConfig
+from kaggle_lib.runs.folder import RunFolder
 from kaggle_lib.strategies.base import Model, Strategy, Tokenizer
 
 # By module name, so that a process imports its own strategy only.
@@ -14,6 +16,13 @@ STRATEGIES = {"peft": "kaggle_lib.strategies.peft", "unsloth": "kaggle_lib.strat
 
 
 def get(config: RunConfig) -> Strategy:
+    """The strategy's module, to be asked for before anything imports transformers, which it may have to patch.
+
+    Raises UserError where its packages are missing, or where this process has met what it cannot be mixed with.
+    """
+    # What Unsloth compiles is read when it is imported, and would else lie in the working directory.
+    location = RunFolder(Path(config.work_dir) / config.run).cache.absolute() / "unsloth"
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(location))
     module: Strategy = importlib.import_module(STRATEGIES[config.strategy])
     return module
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+
+from kaggle_lib.errors import UserError
+
+if "unsloth" in sys.modules:
+    raise UserError(
+        "strategy=peft: this process has imported Unsloth, which has replaced parts of transformers, PEFT and TRL.",
+        todo="Run it in a process of its own; in a notebook, restart the kernel.",
+    )
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -24,7 +33,7 @@ def load(config: RunConfig, device: torch.device, cache: Path) -> tuple[Model, T
     """
     source = common.source_of(config, cache)
     try:
-        tokenizer = common.load_tokenizer(config, source)
+        tokenizer, _ = common.look_at(config, source)
         model = AutoModelForCausalLM.from_pretrained(
             source,
             revision=common.revision_of(config, source),

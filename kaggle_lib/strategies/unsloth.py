@@ -7,15 +7,21 @@ comes before them, in a process that trains with it, and nowhere else.
 from __future__ import annotations
 
 import os
-import tempfile
+import sys
 from pathlib import Path
 from typing import Any
 
-from kaggle_lib.errors import UserError
+from kaggle_lib.errors import ConfigError, UserError
 
-# Its statistics are a download that can take two minutes, and its compiled code would lie in the working directory.
+# Its statistics are a download that can take two minutes.
 os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
-os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path(tempfile.gettempdir()) / "kaggle_lib-unsloth-compiled"))
+# Its compiled layers serve lone samples only, not packed ones, and not our recomputation.
+os.environ["UNSLOTH_BLOCK_COMPILE"] = "0"
+if "transformers" in sys.modules and "unsloth" not in sys.modules:
+    raise UserError(
+        "strategy=unsloth: this process has imported transformers already, and Unsloth has to come first.",
+        todo="Run it in a process of its own; in a notebook, restart the kernel.",
+    )
 try:
     import unsloth
 except Exception as error:  # a package that does not fit another fails in many ways
@@ -35,18 +41,26 @@ from kaggle_lib.training import kernels
 
 __all__ = ["adapt", "check", "for_inference", "load", "recompute"]
 
+# Their attention keeps packed samples apart.
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
 
 def load(config: RunConfig, device: torch.device, cache: Path) -> tuple[Model, Tokenizer]:
     """The base model on `device`, its weights frozen, and its tokenizer with the template that we train with.
 
     The very same weights as strategy `peft`: by itself Unsloth would take a quantised copy of its own in place of the
-    named model, and drop the revision. Raises UserError where the base model cannot be had.
+    named model, and drop the revision. Raises UserError where the base model cannot be had, or where Unsloth has
+    loaded it in another way than was asked; ConfigError where it is one that we cannot train.
     """
     source = common.source_of(config, cache)
     # The CPU's fallback runs transformers' attention, of which ours is one; on a GPU Unsloth's own is packed, too.
     attention = {"attn_implementation": kernels.ATTENTION} if device.type == "cpu" else {}
     try:
-        tokenizer = common.load_tokenizer(config, source)
+        tokenizer, model_config = common.look_at(config, source)
+        if model_config.model_type not in FAMILIES:
+            kind, trained = model_config.model_type, ", ".join(FAMILIES)
+            what = f"{config.base_model!r} is of type {kind}, and strategy=unsloth trains {trained} only"
+            raise ConfigError([f"base_model: {what}; set strategy=peft"])
         model, _ = unsloth.FastLanguageModel.from_pretrained(
             source,
             revision=common.revision_of(config, source),
@@ -66,7 +80,26 @@ def load(config: RunConfig, device: torch.device, cache: Path) -> tuple[Model, T
         )
     except (OSError, ValueError) as error:
         raise common.unloadable(config, error) from error
+    _as_asked(model, config)
+    if device.type == "cuda":
+        from unsloth_zoo.fused_losses import fused_linear
+
+        # The loss is cut by the memory that is free when this is first called: here there is room, always as much.
+        fused_linear._budget_bytes(device)
     return common.freeze(model, tokenizer), tokenizer
+
+
+def _as_asked(model: Model, config: RunConfig) -> None:
+    """Where 4 bits or a type of numbers do not work here, Unsloth takes others and only prints so."""
+    dtype = model.get_input_embeddings().weight.dtype
+    quantization = "nf4" if getattr(model, "is_loaded_in_4bit", False) else "none"
+    if (quantization, dtype) != (config.quantization, common.DTYPES[config.precision]):
+        raise UserError(
+            f"Unsloth has loaded {config.base_model!r} with quantization={quantization} in {dtype}, not with "
+            f"quantization={config.quantization} and precision={config.precision} as asked.",
+            kept="Nothing has been changed.",
+            todo="The worker's log says why; or start another run with strategy=peft.",
+        )
 
 
 def adapt(model: Model, config: RunConfig) -> Model:

@@ -7,6 +7,8 @@ A process of its own for each, for Unsloth changes the libraries of the whole pr
 
 import hashlib
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,12 +24,35 @@ def digest(tensors):
     return found.hexdigest()
 
 
+def refusals(strategy, model, config, folder):
+    """What Unsloth would do in another way than asked: the messages."""
+    from kaggle_lib.errors import UserError
+    from kaggle_lib.strategies.sample import SAMPLE_DATA, TOKENIZER_FILES
+
+    other = folder / "other"
+    other.mkdir()
+    for file in TOKENIZER_FILES:
+        shutil.copy(SAMPLE_DATA / file, other)
+    (other / "config.json").write_text(json.dumps({"model_type": "gemma"}))
+    changed = [{"quantization": "none"}, {"precision": "bf16"}, {"base_model": str(other)}]
+    said = []
+    for values in changed:
+        try:
+            if "base_model" in values:
+                strategy.load(config.model_copy(update=values), model.device, folder)
+            strategy._as_asked(model, config.model_copy(update=values))
+        except UserError as error:
+            said.append(str(error))
+    return said
+
+
 def main(name, folder, base_model):
     from kaggle_lib import strategies
     from kaggle_lib.config import RunConfig
     from kaggle_lib.presets import read_preset
 
-    values = {**read_preset("tiny-cpu"), "strategy": name, "lora_dropout": 0.1, "base_model": base_model}
+    values = {"strategy": name, "lora_dropout": 0.1, "base_model": base_model, "work_dir": folder}
+    values = {**read_preset("tiny-cpu"), **values}
     strategy = strategies.get(RunConfig.create(values))
 
     import torch
@@ -49,6 +74,8 @@ def main(name, folder, base_model):
         "pad": [tokenizer.pad_token_id, model.config.pad_token_id, model.generation_config.pad_token_id],
         "stops": model.generation_config.eos_token_id,
     }
+    if name == "unsloth":
+        found["refusals"] = refusals(strategy, model, config, folder)
     model = strategy.adapt(model, config)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     found |= {
@@ -100,6 +127,7 @@ def main(name, folder, base_model):
         prompt = torch.tensor([rows[0]["input_ids"][:20]], device=device)
         told = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id, "max_new_tokens": 12}
         found["generated"] = model.generate(prompt, attention_mask=torch.ones_like(prompt), **told)[0].tolist()
+    found["compiled"] = os.environ["UNSLOTH_COMPILE_LOCATION"]
     found["imported"] = sorted({module.partition(".")[0] for module in sys.modules} & {"unsloth", "unsloth_zoo"})
     print(json.dumps(found))
 

@@ -49,6 +49,9 @@ def test_a_model_that_would_be_trained_wrongly_is_refused(tmp_path):
         f"max_length: {str(tmp_path)!r} attends to the last 512 tokens only; set max_length=512"
     )
     assert "cannot be loaded" in refusal(512, **window)  # it was looked for its weights
+    assert refusal(65, model_type="llama", max_position_embeddings=64) == (
+        f"max_length: {str(tmp_path)!r} has 64 positions; set max_length=64"
+    )
     assert refusal(16, model_type="llama", vocab_size=1535) == (
         "base_model: it has embeddings for 1535 tokens, and its tokenizer gives ids up to 1535, so it is another "
         "model's"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -84,18 +85,64 @@ def test_no_packed_sample_sees_another(probed):
     assert [one["leak"] for one in probed] == [False, False]
 
 
+def test_what_unsloth_would_load_in_another_way_is_refused(probed):
+    first, second, third = probed[1]["refusals"]
+    asked = "as asked. Nothing has been changed. The worker's log says why; or start another run with strategy=peft."
+    loaded = "Unsloth has loaded 'sample' with quantization=nf4 in torch.float32, not with"
+    assert first == f"{loaded} quantization=none and precision=fp32 {asked}"
+    assert second == f"{loaded} quantization=nf4 and precision=bf16 {asked}"
+    assert third.endswith(
+        "/other' is of type gemma, and strategy=unsloth trains llama, mistral, qwen2, qwen3 only; set strategy=peft"
+    )
+
+
+MIXTURES = """
+import sys, types
+from kaggle_lib import strategies
+from kaggle_lib.config import RunConfig
+from kaggle_lib.errors import UserError
+values = {"run": "r", "base_model": "b", "data": "sample"}
+for strategy, met in (("unsloth", "transformers"), ("peft", "unsloth")):
+    sys.modules[met] = types.ModuleType(met)
+    try:
+        strategies.get(RunConfig.create({**values, "strategy": strategy}))
+    except UserError as error:
+        print(error)
+    del sys.modules[met]
+"""
+
+
+def test_the_two_do_not_meet_in_one_process():
+    ran = subprocess.run([sys.executable, "-c", MIXTURES], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.stdout.splitlines() == [
+        "strategy=unsloth: this process has imported transformers already, and Unsloth has to come first. Run it in a "
+        "process of its own; in a notebook, restart the kernel.",
+        "strategy=peft: this process has imported Unsloth, which has replaced parts of transformers, PEFT and TRL. Run "
+        "it in a process of its own; in a notebook, restart the kernel.",
+    ], ran.stderr
+
+
 def test_each_in_a_process_of_its_own_and_nothing_in_the_working_directory(probed):
     peft, unsloth = probed
+    assert unsloth["compiled"].endswith("/.cache/unsloth")
+    assert Path(unsloth["compiled"]).parents[1].name.startswith("unsloth")  # the folder that `work_dir` names
     assert peft["imported"] == []
     assert unsloth["imported"] == ["unsloth", "unsloth_zoo"]
     assert peft["left"] == unsloth["left"] == []
 
 
-def test_whole_runs_agree_and_hold_the_same_files(tmp_path):
-    places = [Place(tmp_path / name, values={"strategy": name}) for name in ("peft", "unsloth")]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted run of each strategy."""
+    root = tmp_path_factory.mktemp("whole")
+    places = [Place(root / name, values={"strategy": name}) for name in ("peft", "unsloth")]
     for place in places:
         assert place.call()["outcome"] == "finished"
-    peft, unsloth = places
+    return places
+
+
+def test_whole_runs_agree_and_hold_the_same_files(whole):
+    peft, unsloth = places = whole
     finals = [place.folder.checkpoint(24) for place in places]
     files = [
         sorted(path.relative_to(final).as_posix() for path in final.rglob("*") if path.is_file()) for final in finals
@@ -108,6 +155,17 @@ def test_whole_runs_agree_and_hold_the_same_files(tmp_path):
     # Another strategy would go on otherwise, and is refused.
     said = peft.call(code=2, strategy="unsloth")
     assert "strategy: this run has 'peft', you gave 'unsloth'" in said["reason"]
+
+
+def test_unsloth_killed_in_the_second_epoch_goes_on_bit_for_bit(whole, tmp_path):
+    place = Place(tmp_path, values={"strategy": "unsloth"})
+    process = place.start()
+    place.wait_for_step(process, 14)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert place.call()["resumed_from"] >= 12
+    assert place.final_bytes() == whole[1].final_bytes()
+    assert place.curve() == whole[1].curve()
 
 
 def test_a_missing_package_is_one_message_and_no_switch(tmp_path):
