@@ -86,6 +86,7 @@ def examine(values: Mapping[str, object]) -> Examination:
         Finding("machine", "ok", _machine(facts)),
         *_gpus(gpus, config, values),
         *_packages(versions, has_gpu=bool(gpus)),
+        *_strategy(config, has_gpu=bool(gpus)),
         _token("Hugging Face", hub, "Only a gated base model needs one: set HF_TOKEN, or run `hf auth login`."),
         _token("Kaggle", kaggle, "Only the `kaggle` client needs one."),
         *(_writable(name, Path(getattr(config, name)).absolute()) for name in ("store", "work_dir")),
@@ -174,6 +175,16 @@ def _packages(versions: Mapping[str, str | None], *, has_gpu: bool) -> Iterator[
         )
     elif not absent:
         yield Finding("packages", "ok", f"all as in {name}")
+
+
+def _strategy(config: RunConfig, *, has_gpu: bool) -> Iterator[Finding]:
+    if config.strategy != "unsloth":
+        return
+    if absent := [name for name in ("unsloth", "unsloth_zoo") if _version(name) is None]:
+        todo = "Install what requirements.txt lists (on a CPU: `make setup`), or set strategy=peft."
+        yield Finding("strategy", "missing", f"unsloth, and not installed: {', '.join(absent)}", todo)
+    elif not has_gpu:
+        yield Finding("strategy", "note", "unsloth without a GPU is its fallback, transformers and PEFT: for tests")
 
 
 def _token(owner: str, token: Token | None, todo: str) -> Finding:

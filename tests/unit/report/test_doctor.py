@@ -130,6 +130,21 @@ def test_what_is_installed_is_compared_with_the_pins() -> None:
     assert set(NEEDED) <= set(pins(ROOT / "requirements.txt"))
 
 
+def test_unsloth_is_looked_for_where_it_is_the_strategy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> list[Finding]:
+        return [finding for finding in examine({"strategy": "unsloth"}).findings if finding.topic == "strategy"]
+
+    assert not [finding for finding in examine({}).findings if finding.topic == "strategy"]
+    monkeypatch.setattr(doctor, "find_gpus", lambda: [])
+    assert found() == [
+        Finding("strategy", "note", "unsloth without a GPU is its fallback, transformers and PEFT: for tests")
+    ]
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "unsloth_zoo" else real(name))
+    todo = "Install what requirements.txt lists (on a CPU: `make setup`), or set strategy=peft."
+    assert found() == [Finding("strategy", "missing", "unsloth, and not installed: unsloth_zoo", todo)]
+
+
 def test_another_version_is_a_note_and_a_missing_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "NEEDED", ("trl", "no-such-package"))
     monkeypatch.setattr(doctor, "pins", lambda path: {"trl": "==1.15.0"})
