@@ -54,18 +54,45 @@ def test_the_same_loss_to_half_precision(probed):
     assert len(unsloth["generated"]) == len(peft["generated"])
 
 
-@pytest.mark.parametrize("strategy", ["peft", "unsloth"])
-def test_a_killed_run_resumes_with_the_same_samples(strategy, small, tmp_path):
-    values = {"strategy": strategy, "base_model": small, "precision": "fp16", "optim": "adamw_8bit"}
-    whole, killed = (Place(tmp_path / name, values=values) for name in ("whole", "killed"))
-    assert whole.call()["outcome"] == "finished"
-    process = killed.start()
-    killed.wait_for_step(process, 9)
-    process.kill()
-    process.communicate()
-    resumed = killed.call()
-    assert resumed["resumed_from"] >= 8
-    for mine, theirs in zip(killed.curve(), whole.curve(), strict=True):
+STRATEGIES = ("peft", "unsloth")
+
+
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory):
+    """Uninterrupted runs: of each strategy with every layer recomputed, and with none."""
+    root, places = tmp_path_factory.mktemp("whole"), {}
+    for strategy in STRATEGIES:
+        for recomputation in ("full", "none"):
+            values = {"strategy": strategy, "base_model": small, "precision": "fp16", "optim": "adamw_8bit"}
+            values |= {"recomputation": recomputation, "max_length": 512}
+            places[strategy, recomputation] = Place(root / f"{strategy}-{recomputation}", values=values)
+    for place in places.values():
+        assert place.call()["outcome"] == "finished"
+    return places
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_trainer_recomputes_what_it_was_told_to(strategy, whole):
+    full, none = whole[strategy, "full"], whole[strategy, "none"]
+    peaks = [max(step["memory"] for step in place.steps()) for place in (full, none)]
+    print(f"\n{strategy}: peak {peaks[0] / 2**20:.0f} MiB with every layer recomputed, {peaks[1] / 2**20:.0f} without")
+    assert peaks[0] < 0.95 * peaks[1]
+    assert full.final_bytes() == none.final_bytes()
+
+
+def test_both_train_alike(whole):
+    for mine, theirs in zip(whole["unsloth", "full"].curve(), whole["peft", "full"].curve(), strict=True):
         assert mine[:2] == theirs[:2]
         assert mine[2] == pytest.approx(theirs[2], rel=1e-2)
-    print(f"\n{strategy}: equal bytes after a kill: {killed.final_bytes() == whole.final_bytes()}")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_killed_run_goes_on_bit_for_bit(strategy, whole, tmp_path):
+    place = Place(tmp_path, values=whole[strategy, "full"].values)
+    process = place.start()
+    place.wait_for_step(process, 9)
+    process.kill()
+    process.communicate()
+    assert place.call()["resumed_from"] >= 8
+    assert place.curve() == whole[strategy, "full"].curve()
+    assert place.final_bytes() == whole[strategy, "full"].final_bytes()

@@ -135,7 +135,7 @@ def test_unsloth_is_looked_for_where_it_is_the_strategy(monkeypatch: pytest.Monk
         return [finding for finding in examine({"strategy": "unsloth"}).findings if finding.topic == "strategy"]
 
     assert not [finding for finding in examine({}).findings if finding.topic == "strategy"]
-    monkeypatch.setattr(doctor, "find_gpus", lambda: [])
+    monkeypatch.setattr(doctor, "find_gpus", list)
     assert found() == [
         Finding("strategy", "note", "unsloth without a GPU is its fallback, transformers and PEFT: for tests")
     ]
