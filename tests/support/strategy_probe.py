@@ -26,6 +26,8 @@ def digest(tensors):
 
 def refusals(strategy, model, config, folder):
     """What Unsloth would do in another way than asked: the messages."""
+    import torch
+
     from kaggle_lib.errors import UserError
     from kaggle_lib.strategies.sample import SAMPLE_DATA, TOKENIZER_FILES
 
@@ -34,13 +36,19 @@ def refusals(strategy, model, config, folder):
     for file in TOKENIZER_FILES:
         shutil.copy(SAMPLE_DATA / file, other)
     (other / "config.json").write_text(json.dumps({"model_type": "gemma"}))
-    changed = [{"quantization": "none"}, {"precision": "bf16"}, {"base_model": str(other)}]
+
+    def changed(**values):
+        return config.model_copy(update=values)
+
     said = []
-    for values in changed:
+    for act in (
+        lambda: strategy._as_asked(model, changed(quantization="none")),
+        lambda: strategy._as_asked(model, changed(precision="bf16")),
+        lambda: strategy.load(changed(base_model=str(other)), model.device, folder),
+        lambda: strategy.check(changed(precision="fp32"), torch.device("cuda", 0)),
+    ):
         try:
-            if "base_model" in values:
-                strategy.load(config.model_copy(update=values), model.device, folder)
-            strategy._as_asked(model, config.model_copy(update=values))
+            act()
         except UserError as error:
             said.append(str(error))
     return said
@@ -113,12 +121,10 @@ def main(name, folder, base_model):
 
     found["gradients"] = [gradients(layers) for layers in (0, 2, None)]
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), half:
 
         def logits(*packed):
-            return model(
-                **{k: v for k, v in batch.padding_free(packed).items() if k != "labels"}, use_cache=False
-            ).logits
+            return model(**{k: v for k, v in inputs(*packed).items() if k != "labels"}, use_cache=False).logits
 
         alone, behind = logits(rows[1]), logits(rows[0], rows[1])
         found["leak"] = not torch.equal(behind[:, len(rows[0]["input_ids"]) :], alone)
