@@ -36,13 +36,22 @@ import torch
 from kaggle_lib.config import RunConfig
 from kaggle_lib.strategies import common
 from kaggle_lib.strategies.base import Model, Tokenizer
-from kaggle_lib.strategies.common import check
 from kaggle_lib.training import kernels
 
 __all__ = ["adapt", "check", "for_inference", "load", "recompute"]
 
 # Their attention keeps packed samples apart.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def check(config: RunConfig, device: torch.device) -> None:
+    """Raises UserError where the precision, the optimizer, the card or a package does not fit."""
+    if device.type == "cuda" and config.precision == "fp32":
+        raise UserError(
+            "precision=fp32: on a GPU Unsloth's trainer would compute in bf16 or fp16 all the same.",
+            todo="Set precision=fp16 (or bf16, where the card has it), or strategy=peft.",
+        )
+    common.check(config, device)
 
 
 def load(config: RunConfig, device: torch.device, cache: Path) -> tuple[Model, Tokenizer]:

@@ -81,6 +81,7 @@ class RunTrainer(SFTTrainer):
         # TRL casts a quantised model's adapter to bf16: fp16's scaler refuses that, and a resumed one would be rounded.
         exact = {name: p.data.float() for name, p in model.named_parameters() if p.requires_grad}
         super().__init__(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
+        assert (self.args.fp16, self.args.bf16) == (config.precision == "fp16", config.precision == "bf16")
         self.remove_callback(PrinterCallback)
         self.add_callback(Decide(self))
         for name, parameter in self.model.named_parameters():
