@@ -59,6 +59,8 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     on_cpu = not torch.cuda.is_available()
     device = torch.device("cpu") if on_cpu else torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     strategy.check(config, device)
+    if not on_cpu:
+        torch.cuda.set_device(device)  # NCCL's barriers and Unsloth's kernels use the current one
     callbacks = hooks.callbacks(config)
     if processes > 1 and not dist.is_initialized():
         dist.init_process_group("gloo" if on_cpu else "nccl", timeout=timedelta(hours=2))
