@@ -22,7 +22,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from support import loopback_api
+from support import loopback_xet
+from support.loopback_api import routes
 from support.loopback_http import Record, Refused, Reply, Request, Server, User, now
 from support.loopback_repo import Repo
 
@@ -51,6 +52,8 @@ class LoopbackHub:
         self.lock = threading.RLock()
         self.repos: dict[tuple[str, str], Repo] = {}
         self._key = self._load()
+        self.cas = loopback_xet.Cas(self.root / "xet")
+        self.tag = self.key("cas")[:8]  # a client's cache of what is stored must not outlive this root
         self._server = Server(port, self.exchange)
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -94,7 +97,16 @@ class LoopbackHub:
         shutil.rmtree(repo.folder)
 
     def object_content(self, repo: Repo, sha256: str) -> bytes:
-        return repo.object_path(sha256).read_bytes()
+        path = repo.object_path(sha256)
+        if not path.is_file():
+            loopback_xet.materialise(self, repo, sha256, path)
+        return path.read_bytes()
+
+    def xet_hashes(self, holder: str) -> set[str]:
+        """The Xet files that a repo holds (`holder`: kind/id)."""
+        kind, _, id = holder.partition("/")
+        repo = self.repos.get((kind, id))
+        return {stored.xet for stored in repo.objects.values() if stored.xet} if repo else set()
 
     def key(self, path: str) -> str:
         """What opens `path` without a token."""
@@ -107,6 +119,8 @@ class LoopbackHub:
     def exchange(self, request: Request) -> Reply:
         """Answer one request, and keep a record of it."""
         reply = self._answer(request)
+        if request.path.startswith(loopback_xet.INNER):
+            return reply
         self.requests.append(Record(request.method, request.path, 0 if reply.dropped else reply.status, now()))
         return reply
 
@@ -118,7 +132,9 @@ class LoopbackHub:
                     raise Refused(401, "Invalid credentials in Authorization header")
             elif request.token is not None:
                 request.user = self.users.get(request.token)
-            endpoint, named = loopback_api.routes.find(request)
+            endpoint, named = routes.find(request)
+            if request.path.startswith(loopback_xet.INNER):
+                return endpoint(self, request, **named)  # asked by an endpoint, which holds the lock
             with self.lock:
                 return endpoint(self, request, **named)
         except Refused as refused:

@@ -19,10 +19,12 @@ from typing import Any
 from support.loopback_http import Refused, now
 
 # What a new repo holds as LFS, and so in Xet.
-LFS_SUFFIXES = """
-7z arrow bin bz2 ckpt gz h5 joblib model msgpack npy npz onnx parquet pb pickle pkl pt pth rar safetensors tar tflite
-tgz wasm xz zip zst
-""".split()
+# fmt: off
+LFS_SUFFIXES = (
+    "7z", "arrow", "bin", "bz2", "ckpt", "gz", "h5", "joblib", "model", "msgpack", "npy", "npz", "onnx", "parquet",
+    "pb", "pickle", "pkl", "pt", "pth", "rar", "safetensors", "tar", "tflite", "tgz", "wasm", "xz", "zip", "zst",
+)
+# fmt: on
 ATTRIBUTES = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
 LARGE = tuple(f".{suffix}" for suffix in LFS_SUFFIXES)
 MOST_REGULAR_BYTES = 10_000_000
@@ -178,7 +180,7 @@ class Repo:
     def put_object(self, sha256: str, content: bytes) -> None:
         if hashlib.sha256(content).hexdigest() != sha256:
             raise Refused(400, "The content does not have the announced sha256")
-        _write(self.object_path(sha256), content)
+        write_whole(self.object_path(sha256), content)
         self.add_object(sha256, Stored(len(content), now()))
 
     def add_object(self, sha256: str, stored: Stored) -> None:
@@ -268,7 +270,7 @@ class Repo:
 
     def _blob(self, content: bytes) -> Entry:
         oid = _git_oid(content)
-        _write(self.folder / "blobs" / oid, content)
+        write_whole(self.folder / "blobs" / oid, content)
         return Entry(oid, len(content), hashlib.sha256(content).hexdigest(), False)
 
     def _record(
@@ -278,7 +280,7 @@ class Repo:
         id = hashlib.sha1(shape.encode()).hexdigest()
         commit = Commit(id, parents, title, message, author, time or now(), dict(sorted(files.items())))
         flat = {path: list(asdict(entry).values()) for path, entry in commit.files.items()}
-        _write(self.folder / "commits" / f"{id}.json", json.dumps({**vars(commit), "files": flat}).encode())
+        write_whole(self.folder / "commits" / f"{id}.json", json.dumps({**vars(commit), "files": flat}).encode())
         self._commits[id] = commit
         return commit
 
@@ -322,7 +324,7 @@ class Repo:
     def _save(self) -> None:
         told = {name: getattr(self, name) for name in ("id", "kind", "private", "created", "branches", "tags")}
         told["objects"] = {sha: vars(stored) for sha, stored in self.objects.items()}
-        _write(self.folder / "repo.json", json.dumps(told).encode())
+        write_whole(self.folder / "repo.json", json.dumps(told).encode())
 
 
 def _pointer(sha256: str, size: int) -> Entry:
@@ -339,7 +341,7 @@ def _git_oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """A reader finds the old content or the new one, never a part."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     aside.write_bytes(content)
