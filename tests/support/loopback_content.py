@@ -31,11 +31,12 @@ def lfs_batch(hub: LoopbackHub, request: Request, kind: str, id: str) -> Reply:
     return Reply.json({"transfer": "basic", "objects": told})
 
 
+# A download's address ends in the file's name, an upload's in nothing.
 LFS = r"/_lfs/(?P<kind>models|datasets)/(?P<id>[^/]+/[^/]+)/(?P<sha>[0-9a-f]{64})"
 
 
-@routes("PUT GET HEAD", LFS)
-def lfs_content(hub: LoopbackHub, request: Request, kind: str, id: str, sha: str) -> Reply:
+@routes("PUT GET HEAD", LFS + r"(?:/{name*})?")
+def lfs_content(hub: LoopbackHub, request: Request, kind: str, id: str, sha: str, name: str) -> Reply:
     """Where signed addresses lead: no token, as at the CDN."""
     if request.query.get("key") != [hub.key(request.path)]:
         raise Refused(403, "Bad signature")
@@ -71,16 +72,16 @@ def resolve(hub: LoopbackHub, request: Request, kind: str, id: str, revision: st
         elif entry.sha256 not in repo.objects:
             raise Refused(404, "The content of this file was deleted", "EntryNotFound")
         else:
-            reply = _linked(hub, repo, commit, entry)
+            reply = _linked(hub, repo, commit, entry, path)
     except Refused as refused:
         reply = refused.reply()
     reply.headers["X-Repo-Commit"] = commit.id
     return reply
 
 
-def _linked(hub: LoopbackHub, repo: Repo, commit: Commit, entry: Entry) -> Reply:
+def _linked(hub: LoopbackHub, repo: Repo, commit: Commit, entry: Entry, path: str) -> Reply:
     """A redirect to an LFS object's content, and where Xet has it."""
-    location = hub.signed(f"/_lfs/{repo.kind}s/{repo.id}/{entry.sha256}")
+    location = hub.signed(f"/_lfs/{repo.kind}s/{repo.id}/{entry.sha256}/{quote(path)}")
     headers = {"Location": location, "ETag": f'"{entry.oid}"'}
     headers |= {"X-Linked-ETag": f'"{entry.sha256}"', "X-Linked-Size": str(entry.size)}
     if xet := repo.objects[entry.sha256].xet:

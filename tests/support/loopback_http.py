@@ -70,6 +70,7 @@ class Reply:
     dropped: bool = False
     late: float = 0.0
     half: float = 0.0
+    faults: tuple[str, ...] = ()
 
     @classmethod
     def json(cls, value: Any, status: int = 200, **headers: str) -> Reply:
@@ -100,6 +101,7 @@ class Record:
     path: str
     status: int
     time: float
+    faults: tuple[str, ...] = ()
 
 
 Exchange = Callable[[Request], Reply]

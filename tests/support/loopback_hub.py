@@ -22,7 +22,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from support import loopback_xet
+from support import loopback_faults, loopback_xet
 from support.loopback_api import routes
 from support.loopback_http import Record, Refused, Reply, Request, Server, User, now
 from support.loopback_repo import Repo
@@ -49,6 +49,9 @@ class LoopbackHub:
         self.read_token = next((token for token, user in self.users.items() if not user.write), READ_TOKEN)
         self.page_size = 1000
         self.requests: list[Record] = []
+        self.faults = loopback_faults.Faults()
+        if script := os.environ.get("LOOPBACK_FAULTS"):
+            self.faults.load(json.loads(Path(script).read_text()))
         self.lock = threading.RLock()
         self.repos: dict[tuple[str, str], Repo] = {}
         self._key = self._load()
@@ -86,6 +89,24 @@ class LoopbackHub:
         values |= {"HF_XET_CLIENT_READ_TIMEOUT": "5s", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2"}
         return {**values, "HF_XET_CLIENT_RETRY_BASE_DELAY": "50ms", **more}
 
+    def lead_client(self, patch: Any, **more: str) -> None:
+        """Point this process's huggingface_hub here, its cache and its Xet session too; pytest's `patch` undoes it."""
+        from huggingface_hub import constants
+        from huggingface_hub.utils._xet import abort_xet_session
+
+        values = self.environment(**more)
+        home = Path(values["HF_HOME"])
+        for name, value in values.items():
+            patch.setenv(name, value)
+        patch.setattr(constants, "ENDPOINT", self.endpoint)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", not self.xet)
+        patch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        patch.setattr(constants, "HF_HOME", str(home))
+        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+        abort_xet_session()  # the next one reads the environment
+
     def create_repo(self, id: str, kind: str = "model", private: bool = True, author: str = OWNER) -> Repo:
         folder = self.root / "repos" / uuid.uuid4().hex
         self.repos[kind, id] = Repo.create(folder, id, kind, private, author)
@@ -116,13 +137,33 @@ class LoopbackHub:
         """An address for content. Its host has another name than the Hub, so clients send it no token."""
         return f"{self.endpoint.replace('127.0.0.1', 'localhost')}{path}?key={self.key(path)}"
 
+    def wait(self, seconds: float) -> None:
+        """Sleep, but no longer than this Hub serves."""
+        self._server.stopping.wait(seconds)
+
     def exchange(self, request: Request) -> Reply:
-        """Answer one request, and keep a record of it."""
-        reply = self._answer(request)
+        """Answer one request under the script of faults, and keep a record of it."""
+        if request.path in ("/_faults", "/_state"):
+            return self._drive(request)
         if request.path.startswith(loopback_xet.INNER):
-            return reply
-        self.requests.append(Record(request.method, request.path, 0 if reply.dropped else reply.status, now()))
+            return self._answer(request)
+        reply = loopback_faults.exchange(self, request, self._answer)
+        status = 0 if reply.dropped else reply.status
+        self.requests.append(Record(request.method, request.path, status, now(), reply.faults))
         return reply
+
+    def _drive(self, request: Request) -> Reply:
+        """What other processes see and set: GET /_state, and GET, POST or DELETE /_faults."""
+        if request.path == "/_state":
+            return Reply.json(self.state())
+        try:
+            if request.method == "DELETE":
+                self.faults.clear()
+            elif request.method == "POST":
+                self.faults.load(request.json())
+        except (TypeError, ValueError) as error:
+            return Reply.json({"error": str(error)}, 400)
+        return Reply.json(self.faults.told())
 
     def _answer(self, request: Request) -> Reply:
         try:
@@ -149,7 +190,8 @@ class LoopbackHub:
         for (kind, id), repo in self.repos.items():
             heads = {name: {"commit": head, "files": repo.files(head)} for name, head in repo.branches.items()}
             told[f"{kind}s/{id}"] = {"private": repo.private, "branches": heads, "stored_bytes": repo.stored_bytes()}
-        return {"endpoint": self.endpoint, "repos": told, "requests": len(self.requests)}
+        requests = [vars(record) for record in list(self.requests)]
+        return {"endpoint": self.endpoint, "repos": told, "requests": requests, "faults": self.faults.told()}
 
     def _load(self) -> bytes:
         """Read what lies under `root`; the key for signatures."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hf_xet
-
 from support.loopback_api import REPO, repo_of, routes
 from support.loopback_content import content
 from support.loopback_http import Refused, Reply, Request, now

@@ -1,0 +1,252 @@
+"""Faults of the loopback Hub, as a script: which requests, how many of them, from which one on, and what happens.
+
+`hub.faults.add(action="503(1)", method="POST", path="/commit/", times=2, after=1)`: of the POSTs whose unquoted path
+has a match, one goes by, the next two get 503 with `Retry-After: 1`. `times=None` is for ever. Where method, path or
+times are left out, the action's own apply. As JSON, for other processes: the same names, posted to /_faults (an object
+or a list of them) or in the file that $LOOPBACK_FAULTS names. Several may hit one request, in the script's order.
+
+| action | what happens |
+|---|---|
+| a status, `503`, `"429(5)"`; arguments `retry_after`, `text`, `code` | the request is not carried out |
+| `412`, `409` | of a commit: the head has moved; another commit operation is in progress |
+| `storage_limit` | 403 for a commit, with the text of a full account |
+| `drop_before`, `drop_reply` | the connection closes instead of a reply; `drop_reply` carries the request out |
+| `latency(seconds)`, `slow_upload(bytes_per_second)` | the request waits, then is carried out |
+| `stall_headers(seconds)`, `stall_body(seconds)` | carried out; the reply comes late, or its second half does |
+| `stall_cas(seconds)` | stall_headers of every request to the Xet storage |
+| `corrupt_download` | a byte of the content is another one; the size stays |
+| `should_ignore(pattern)` | preupload tells the client to leave out the files that match |
+| `move_head(file)` | another commit, which writes `file` where one is named, lands before this one is judged |
+| `lag_heads(seconds)` | reads see each branch's head as it was so long ago |
+| `lose_commit_500` | the commit lands, and the reply says 500 |
+| `call(function)` | `function()` is called before the request is carried out (not as JSON) |
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from support.loopback_http import Refused, Reply, Request
+
+if TYPE_CHECKING:
+    from support.loopback_hub import LoopbackHub
+
+EVER = 3600.0
+COMMIT = r"^/api/(models|datasets)/[^/]+/[^/]+/commit/"
+CONTENT = r"^/_lfs/|/xorbs/|/resolve/"
+XORB_CHUNK_HEADER = 8
+TEXTS = {
+    409: "Another commit operation is in progress for this repository. Please try again later.",
+    412: "A commit has happened since. Please refresh and try again.",
+    429: "Too Many Requests: you have reached your hourly quotas for action: commit.",
+    500: "Internal Error - We're working hard to fix this as soon as possible!",
+    503: "Service Temporarily Unavailable",
+}
+STORAGE_LIMIT = (
+    "Private repository storage limit reached, please upgrade your plan to increase your private storage limit"
+)
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a fault does, and to which requests where the script does not say. `times` 0: for ever."""
+
+    argument: str = ""
+    default: Any = None
+    method: str = ".*"
+    path: str = ""
+    times: int = 1
+
+
+ACTIONS = {
+    "status": Action("retry_after"),
+    "storage_limit": Action(method="POST", path=COMMIT),
+    "drop_before": Action(),
+    "drop_reply": Action(),
+    "latency": Action("seconds", 1.0, times=0),
+    "slow_upload": Action("bytes_per_second", 20e6, method="POST|PUT", times=0),
+    "stall_headers": Action("seconds", EVER),
+    "stall_body": Action("seconds", EVER),
+    "stall_cas": Action("seconds", EVER, path="^/_cas/", times=0),
+    "corrupt_download": Action(method="GET", path=CONTENT),
+    "should_ignore": Action("pattern", ".", method="POST", path="/preupload/", times=0),
+    "move_head": Action("file", method="POST", path=COMMIT),
+    "lag_heads": Action("seconds", 20.0, path="^/api/(models|datasets)/[^/]+/|/resolve/", times=0),
+    "lose_commit_500": Action(method="POST", path=COMMIT),
+    "call": Action("function"),
+}
+
+
+@dataclass
+class Fault:
+    """One line of the script; `hits`: the requests it was done to. `left` None: for ever; `skip`: those that go by."""
+
+    action: str
+    arguments: dict[str, Any]
+    method: re.Pattern[str]
+    path: re.Pattern[str]
+    left: int | None
+    skip: int
+    hits: int = 0
+
+    def before(self, hub: LoopbackHub, request: Request) -> Reply | None:
+        """What precedes the request, or a reply instead of carrying it out."""
+        if self.action == "status":
+            return self._refusal(int(self.arguments["status"]))
+        if self.action == "storage_limit":
+            return Refused(403, STORAGE_LIMIT).reply()
+        if self.action == "drop_before":
+            return Reply(dropped=True)
+        if self.action == "latency":
+            hub.wait(self.arguments["seconds"])
+        elif self.action == "slow_upload":
+            with hub.faults.line:
+                hub.wait(len(request.body) / self.arguments["bytes_per_second"])
+        elif self.action == "should_ignore":
+            request.ignore = re.compile(self.arguments["pattern"])
+        elif self.action == "lag_heads":
+            request.lag = self.arguments["seconds"]
+        elif self.action == "move_head":
+            _move_head(hub, request, self.arguments["file"])
+        elif self.action == "call":
+            self.arguments["function"]()
+        return None
+
+    def after(self, request: Request, reply: Reply) -> Reply:
+        """What becomes of the reply."""
+        if self.action == "drop_reply":
+            reply.dropped = True
+        elif self.action in ("stall_headers", "stall_cas"):
+            reply.late += self.arguments["seconds"]
+        elif self.action == "stall_body":
+            reply.half += self.arguments["seconds"]
+        elif self.action == "corrupt_download" and reply.status in (200, 206):
+            reply.body = _corrupt(reply.body, xorb="/xorbs/" in request.path)
+        elif self.action == "lose_commit_500" and reply.status == 200:
+            return Refused(500, TEXTS[500]).reply()
+        return reply
+
+    def told(self) -> dict[str, Any]:
+        where = {"method": self.method.pattern, "path": self.path.pattern}
+        return {"action": self.action, **where, "times": self.left, "after": self.skip, "hits": self.hits}
+
+    def _refusal(self, status: int) -> Reply:
+        text = self.arguments.get("text") or TEXTS.get(status, f"Fault {status}")
+        reply = Refused(status, text, self.arguments.get("code")).reply()
+        if self.arguments.get("retry_after") is not None:
+            reply.headers["Retry-After"] = str(int(self.arguments["retry_after"]))
+        return reply
+
+
+class Faults:
+    """The script of one Hub."""
+
+    def __init__(self) -> None:
+        self.line = threading.Lock()  # one upload at a time has the slow line
+        self._lock = threading.Lock()
+        self._script: list[Fault] = []
+
+    def add(
+        self,
+        action: str | int,
+        *,
+        method: str | None = None,
+        path: str | None = None,
+        times: int | None = -1,
+        after: int = 0,
+        **arguments: Any,
+    ) -> Fault:
+        """Add a line to the script. Raises ValueError for an action or an argument that there is not."""
+        parts = re.fullmatch(r"(\w+)(?:\((.*)\))?", str(action))
+        name, value = (parts[1], parts[2]) if parts else (str(action), None)
+        known = ACTIONS.get("status" if name.isdigit() else name)
+        if known is None or name == "status":
+            raise ValueError(f"no action {action}; there are {', '.join(ACTIONS)}, where status is a number")
+        if value:
+            arguments[known.argument] = float(value) if re.fullmatch(r"[0-9.e+]+", value) else value
+        elif known.argument:
+            arguments.setdefault(known.argument, known.default)
+        if unknown := set(arguments) - {known.argument, *(("text", "code") if name.isdigit() else ())}:
+            raise ValueError(f"{name} has no argument {', '.join(sorted(unknown))}")
+        if name.isdigit():
+            name, arguments = "status", {**arguments, "status": int(name)}
+            if arguments["status"] in (409, 412):
+                method, path = method or "POST", path or COMMIT
+        left = (known.times or None) if times == -1 else times
+        where = re.compile(method or known.method), re.compile(path if path is not None else known.path)
+        fault = Fault(name, arguments, *where, left, after)
+        with self._lock:
+            self._script.append(fault)
+        return fault
+
+    def load(self, script: Any) -> None:
+        """Add what JSON tells: an object, or a list of them."""
+        for line in script if isinstance(script, list) else [script]:
+            self.add(**line)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._script.clear()
+
+    def take(self, request: Request) -> list[Fault]:
+        """The faults that hit this request; each is counted."""
+        path, hit = unquote(request.path), []
+        with self._lock:
+            for fault in self._script:
+                if fault.left == 0 or not fault.method.fullmatch(request.method) or not fault.path.search(path):
+                    continue
+                if fault.skip:
+                    fault.skip -= 1
+                    continue
+                fault.left = None if fault.left is None else fault.left - 1
+                fault.hits += 1
+                hit.append(fault)
+        return hit
+
+    def told(self) -> list[dict[str, Any]]:
+        return [fault.told() for fault in list(self._script)]
+
+
+def exchange(hub: LoopbackHub, request: Request, answer: Callable[[Request], Reply]) -> Reply:
+    """Answer a request under the script."""
+    faults = hub.faults.take(request)
+    reply = None
+    for fault in faults:
+        reply = fault.before(hub, request)
+        if reply is not None:
+            break
+    if reply is None:
+        reply = answer(request)
+    for fault in faults:
+        reply = fault.after(request, reply)
+    reply.faults = tuple(fault.action for fault in faults)
+    return reply
+
+
+def _move_head(hub: LoopbackHub, request: Request, file: str | None) -> None:
+    parts = re.match(r"/api/(models|datasets)/([^/]+/[^/]+)/[^/]+/([^/]+)", request.path)
+    if parts is None or (repo := hub.repos.get((parts[1][:-1], parts[2]))) is None:
+        return
+    operations: list[dict[str, Any]] = [{"key": "header", "value": {"summary": "by someone else"}}]
+    if file:
+        content = base64.b64encode(b"by someone else\n").decode()
+        operations.append({"key": "file", "value": {"path": file, "content": content}})
+    with hub.lock:
+        if (branch := unquote(parts[3])) in repo.branches:
+            repo.commit(branch, operations, "someone")
+
+
+def _corrupt(body: bytes, xorb: bool) -> bytes:
+    """Another byte in the middle; of a xorb, in the middle of its first chunk's content."""
+    if not body:
+        return body
+    at = len(body) // 2
+    if xorb:
+        at = XORB_CHUNK_HEADER + int.from_bytes(body[1:4], "little") // 2
+    return body[:at] + bytes([body[at] ^ 0xFF]) + body[at + 1 :]
