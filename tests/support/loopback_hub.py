@@ -93,6 +93,7 @@ class LoopbackHub:
         """Point this process's huggingface_hub here, its cache and its Xet session too; pytest's `patch` undoes it."""
         from huggingface_hub import constants
         from huggingface_hub.utils._xet import abort_xet_session
+        from huggingface_hub.utils.tqdm import progress_bar_states
 
         values = self.environment(**more)
         home = Path(values["HF_HOME"])
@@ -101,7 +102,10 @@ class LoopbackHub:
         patch.setattr(constants, "ENDPOINT", self.endpoint)
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         patch.setattr(constants, "HF_HUB_DISABLE_XET", not self.xet)
-        patch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        patch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{self.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        )
+        patch.setitem(progress_bar_states, "_global", False)
         patch.setattr(constants, "HF_HOME", str(home))
         patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
         patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
