@@ -96,9 +96,17 @@ def content(request: Request, body: bytes, etag: str) -> Reply:
     asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
     if request.method == "HEAD":
         return Reply(200, b"", {**headers, "Content-Length": str(len(body))})
+    if request.corrupt:
+        body = damaged(body)
     if asked is None:
         return Reply(200, body, headers)
     first, last = int(asked[1]), min(int(asked[2] or len(body) - 1), len(body) - 1)
     if first > last:
         return Reply(416, json.dumps({"error": "Range"}).encode(), {"Content-Range": f"bytes */{len(body)}"})
     return Reply(206, body[first : last + 1], {**headers, "Content-Range": f"bytes {first}-{last}/{len(body)}"})
+
+
+def damaged(body: bytes) -> bytes:
+    """The same with another byte in the middle."""
+    middle = len(body) // 2
+    return body[:middle] + bytes(byte ^ 0xFF for byte in body[middle : middle + 1]) + body[middle + 1 :]

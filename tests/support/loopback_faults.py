@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 
 EVER = 3600.0
 COMMIT = r"^/api/(models|datasets)/[^/]+/[^/]+/commit/"
-CONTENT = r"^/_lfs/|/xorbs/|/resolve/"
-XORB_CHUNK_HEADER = 8
+CONTENT = r"^/_lfs/|/v1/reconstructions/|/resolve/"
 TEXTS = {
     409: "Another commit operation is in progress for this repository. Please try again later.",
     412: "A commit has happened since. Please refresh and try again.",
@@ -110,6 +109,8 @@ class Fault:
                 hub.wait(len(request.body) / self.arguments["bytes_per_second"])
         elif self.action == "should_ignore":
             request.ignore = re.compile(self.arguments["pattern"])
+        elif self.action == "corrupt_download":
+            request.corrupt = True
         elif self.action == "lag_heads":
             request.lag = self.arguments["seconds"]
         elif self.action == "move_head":
@@ -126,8 +127,6 @@ class Fault:
             reply.late += self.arguments["seconds"]
         elif self.action == "stall_body":
             reply.half += self.arguments["seconds"]
-        elif self.action == "corrupt_download" and reply.status in (200, 206):
-            reply.body = _corrupt(reply.body, xorb="/xorbs/" in request.path)
         elif self.action == "lose_commit_500" and reply.status == 200:
             return Refused(500, TEXTS[500]).reply()
         return reply
@@ -149,6 +148,7 @@ class Faults:
 
     def __init__(self) -> None:
         self.line = threading.Lock()  # one upload at a time has the slow line
+        self.taken = threading.Event()  # some request was hit
         self._lock = threading.Lock()
         self._script: list[Fault] = []
 
@@ -172,8 +172,9 @@ class Faults:
             arguments[known.argument] = float(value) if re.fullmatch(r"[0-9.e+]+", value) else value
         elif known.argument:
             arguments.setdefault(known.argument, known.default)
-        if unknown := set(arguments) - {known.argument, *(("text", "code") if name.isdigit() else ())}:
-            raise ValueError(f"{name} has no argument {', '.join(sorted(unknown))}")
+        allowed = {known.argument} - {""} | ({"text", "code"} if name.isdigit() else set())
+        if unknown := set(arguments) - allowed:
+            raise ValueError(f"{name} has no argument {', '.join(sorted(unknown))}".rstrip())
         if name.isdigit():
             name, arguments = "status", {**arguments, "status": int(name)}
             if arguments["status"] in (409, 412):
@@ -207,6 +208,8 @@ class Faults:
                 fault.left = None if fault.left is None else fault.left - 1
                 fault.hits += 1
                 hit.append(fault)
+        if hit:
+            self.taken.set()
         return hit
 
     def told(self) -> list[dict[str, Any]]:
@@ -240,13 +243,3 @@ def _move_head(hub: LoopbackHub, request: Request, file: str | None) -> None:
     with hub.lock:
         if (branch := unquote(parts[3])) in repo.branches:
             repo.commit(branch, operations, "someone")
-
-
-def _corrupt(body: bytes, xorb: bool) -> bytes:
-    """Another byte in the middle; of a xorb, in the middle of its first chunk's content."""
-    if not body:
-        return body
-    at = len(body) // 2
-    if xorb:
-        at = XORB_CHUNK_HEADER + int.from_bytes(body[1:4], "little") // 2
-    return body[:at] + bytes([body[at] ^ 0xFF]) + body[at + 1 :]

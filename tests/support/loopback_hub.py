@@ -122,10 +122,10 @@ class LoopbackHub:
         shutil.rmtree(repo.folder)
 
     def object_content(self, repo: Repo, sha256: str) -> bytes:
-        path = repo.object_path(sha256)
-        if not path.is_file():
-            loopback_xet.materialise(self, repo, sha256, path)
-        return path.read_bytes()
+        path, stored = repo.object_path(sha256), repo.objects[sha256]
+        if path.is_file() or stored.xet is None:
+            return path.read_bytes()
+        return loopback_xet.materialise(self, f"{repo.kind}/{repo.id}", stored.xet, stored.size)
 
     def xet_hashes(self, holder: str) -> set[str]:
         """The Xet files that a repo holds (`holder`: kind/id)."""

@@ -7,9 +7,11 @@ file is made, and its sha256. Both are kept as they came. A file is known to the
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import struct
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 import hf_xet
 from support.loopback_api import REPO, repo_of, routes
-from support.loopback_content import content
+from support.loopback_content import content, damaged
 from support.loopback_http import Refused, Reply, Request, now
-from support.loopback_repo import Repo, Stored, write_whole
+from support.loopback_repo import Stored, write_whole
 
 if TYPE_CHECKING:
     from support.loopback_hub import LoopbackHub
 
 TOKEN_SECONDS = 3600
 CHUNK_HEADER, ROW = 8, 48
+MOST_CHUNK_BYTES = 1 << 17
 WITH_VERIFICATION, WITH_METADATA = 1 << 31, 1 << 30
 # The second prefix is for this Hub's own reads, which are neither recorded nor hit by faults.
 CAS, INNER = "/_cas", "/_inner"
@@ -181,6 +184,8 @@ def reconstruction(hub: LoopbackHub, request: Request, prefix: str, tag: str, ha
     holder, file = holder_of(hub, request, write=False), hub.cas.file(hash)
     if hash not in hub.xet_hashes(holder):
         raise Refused(404, f"No file {hash}")
+    if request.corrupt:
+        file = damaged_copy(hub, holder, file)
     asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
     first = int(asked[1]) if asked else 0
     last = min(int(asked[2]), file.size - 1) if asked and asked[2] else file.size - 1
@@ -208,19 +213,30 @@ def xorb(hub: LoopbackHub, request: Request, prefix: str, tag: str, hash: str) -
     return content(request, (hub.cas.xorbs / hash).read_bytes(), f'"{hash}"')
 
 
-def materialise(hub: LoopbackHub, repo: Repo, sha256: str, into: Path) -> None:
-    """Write a Xet object's content to a file, for a client that downloads without Xet; by hf_xet itself."""
-    told = connection(hub, f"{repo.kind}/{repo.id}", write=False, prefix=INNER)
-    aside = into.with_name(f".{into.name}.from-xet")
-    with hf_xet.XetSession().new_file_download_group(
-        endpoint=told["casUrl"],
-        token=told["accessToken"],
-        token_expiry_unix_secs=told["exp"],
-        token_refresh_url=None,
-        token_refresh_headers=None,
-        custom_headers={},
-        progress_callback=None,
-    ) as group:
-        stored = repo.objects[sha256]
-        group.start_download_file(hf_xet.XetFileInfo(stored.xet, stored.size), str(aside))
-    aside.replace(into)
+def materialise(hub: LoopbackHub, holder: str, hash: str, size: int) -> bytes:
+    """A Xet file's content, for a client that downloads without Xet; by hf_xet itself."""
+    told = connection(hub, holder, write=False, prefix=INNER)
+    with tempfile.TemporaryDirectory(dir=hub.root) as folder:
+        with hf_xet.XetSession().new_file_download_group(
+            endpoint=told["casUrl"],
+            token=told["accessToken"],
+            token_expiry_unix_secs=told["exp"],
+            token_refresh_url=None,
+            token_refresh_headers=None,
+            custom_headers={},
+            progress_callback=None,
+        ) as group:
+            group.start_download_file(hf_xet.XetFileInfo(hash, size), f"{folder}/file")
+        return Path(folder, "file").read_bytes()
+
+
+def damaged_copy(hub: LoopbackHub, holder: str, file: File) -> File:
+    """A file of the same size with another byte, in a xorb of its own. hf_xet would notice a damaged compressed chunk
+    and ask again; chunks that are stored as they are it believes."""
+    content = damaged(materialise(hub, holder, file.hash, file.size))
+    chunks = [content[at : at + MOST_CHUNK_BYTES] for at in range(0, len(content), MOST_CHUNK_BYTES)]
+    length = [len(chunk).to_bytes(3, "little") for chunk in chunks]
+    xorb = b"".join(b"\0" + size + b"\0" + size + chunk for size, chunk in zip(length, chunks, strict=True))
+    name = hashlib.sha256(xorb).hexdigest()
+    hub.cas.put_xorb(name, xorb)
+    return File(file.hash, [Term(name, 0, len(chunks), len(content))], None)
