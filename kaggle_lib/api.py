@@ -60,18 +60,17 @@ def report(preset: str | None = None, config: str | Path | None = None, **values
 
 def status(preset: str | None = None, config: str | Path | None = None, **values: object) -> dict[str, Any]:
     """How a run stands, by its store alone; only `run` and `store` are looked at."""
-    from kaggle_lib.checkpoints.folder_store import FolderStore
     from kaggle_lib.report.status import as_text
     from kaggle_lib.report.status import status as status_of
+    from kaggle_lib.runs.opening import store_for
 
     parsed, problems = parse(gather(preset, config, values))
     if problems:
         raise ConfigError(problems)
     # Base model and data do not matter for looking; all else that could be wrong with `run` and `store` is checked.
-    looked = RunConfig.create(
-        {"base_model": "-", "data": "-", **{name: parsed[name] for name in ("run", "store") if name in parsed}}
-    )
-    found = status_of(looked.run, FolderStore(Path(looked.store), looked.run).peek())
+    places = {name: parsed[name] for name in ("run", "store", "public_store") if name in parsed}
+    looked = RunConfig.create({"base_model": "-", "data": "-", **places})
+    found = status_of(looked.run, store_for(looked).peek())
     _say(as_text(found))
     return found
 
@@ -94,7 +93,7 @@ def load(preset: str | None = None, config: str | Path | None = None, **values: 
 
     opened, found = newest(gather(preset, config, values), _say)
     assert found.path is not None and found.manifest is not None
-    model, tokenizer = strategies.tuned(opened.config, found.path, opened.folder.cache)
+    model, tokenizer = strategies.tuned(opened.for_worker(), found.path, opened.folder.cache)
     _say(f"Loaded run {opened.config.run!r} at step {found.step} of {found.manifest.total_steps}.")
     return model, tokenizer
 

@@ -23,6 +23,9 @@ from kaggle_lib.errors import ConfigError, ResumeError
 from kaggle_lib.values import expected, read
 
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+HUB = "hf://"
+# huggingface_hub's rule for each part of an id (utils/_validators.py); both together have at most 96 characters.
+HUB_NAME = re.compile(r"(?!.*(--|\.\.|\.git$))[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 
 # May a later session of the same run change it? "same": it must be equal, because the weights depend on it.
 # "free": it may change and changes no bit of the weights (`processes`: equal to rounding, which is said).
@@ -40,7 +43,12 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     run: str = option(..., "The run's name: letters, digits, dot, dash, underscore; at most 64.", "same")
-    store: str = option("store", "Where checkpoints outlive the machine: a folder.", "free")
+    store: str = option("store", "Where checkpoints outlive the machine: a folder, or `hf://user/repo`.", "free")
+    public_store: bool = option(
+        False,
+        "Let `hf://user/repo` be a public repo, where everybody can read the run; else that is refused.",
+        "free",
+    )
     work_dir: str = option("work", "Where the run folder lies on this machine; may be lost at any time.", "free")
 
     strategy: Literal["peft", "unsloth"] = option("peft", "How the model is loaded and adapted.", "same")
@@ -212,15 +220,26 @@ class RunConfig(BaseModel):
             elif self.processes > self.train_batch_size:
                 shared = f"{self.processes} processes cannot share a step of {self.train_batch_size} samples"
                 yield "processes train_batch_size", f"processes: {shared}"
-        if "://" not in self.store:
+        if self.store.startswith(HUB):
+            if not is_hub_id(self.store.removeprefix(HUB)) or "/" not in self.store.removeprefix(HUB):
+                yield "store", f"store: {self.store!r} names no repo of the Hub. Write hf://user/repo"
+        elif "://" in self.store or self.store.startswith("hf:"):
+            yield "store", f"store: {self.store!r} is neither a folder nor hf://user/repo"
+        else:
             store, work = Path(self.store).absolute() / self.run, Path(self.work_dir).absolute() / self.run
             if store == work or store in work.parents or work in store.parents:
                 nested = f"{self.store!r} and work_dir {self.work_dir!r} lie in each other; use two folders"
                 yield "store work_dir run", f"store: {nested}"
-        elif not self.store.startswith("hf://"):
-            yield "store", f"store: {self.store!r} is neither a folder nor hf://user/repo"
-        else:
-            yield "store", f"store: {self.store!r}: this version stores in folders only"
+
+    @property
+    def hub_store(self) -> str | None:
+        """The repo of `store=hf://user/repo`; None for a folder."""
+        return self.store.removeprefix(HUB) if self.store.startswith(HUB) else None
+
+    @property
+    def hub_base(self) -> bool:
+        """Whether the base model is one of the Hub: neither `sample`, nor a folder, nor anything else."""
+        return self.base_model != "sample" and not Path(self.base_model).is_dir() and is_hub_id(self.base_model)
 
     def frozen(self) -> dict[str, Any]:
         """The values that define the weights, as JSON types: equal in every session of a run."""
@@ -239,6 +258,12 @@ POLICY: dict[str, Policy] = {
 
 # What a session records of its machine; a change is noted and ends the bit-for-bit claim from there.
 RECORDED = ("torch", "cuda", "gpu", "python", "transformers", "peft", "trl", "bitsandbytes", "unsloth", "unsloth_zoo")
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether `text` can be the id of a repo on the Hub: `name`, or `user/name`."""
+    parts = text.split("/")
+    return len(parts) <= 2 and len(text) <= 96 and all(HUB_NAME.fullmatch(part) for part in parts)
 
 
 def _lower(message: str) -> str:

@@ -20,6 +20,7 @@ from kaggle_lib.config import RunConfig
 from kaggle_lib.data.check import check
 from kaggle_lib.errors import UserError
 from kaggle_lib.report.pins import pins, satisfies
+from kaggle_lib.runs.opening import store_for
 from kaggle_lib.session.machine import disk, find_gpus, memory
 from kaggle_lib.session.secrets import Token, hub_token, kaggle_token
 from kaggle_lib.session.where import where
@@ -27,6 +28,7 @@ from kaggle_lib.session.where import where
 PYTHONS = ((3, 11), (3, 13))  # tested, first to last
 # A CUDA 12.8 build of torch has no code for what is older than this (a T4 is 7.5, a P100 6.0).
 OLDEST_CAPABILITY = 7.0
+SET_TOKEN = "set HF_TOKEN, or run `hf auth login`."
 NEEDED = (
     *("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors"),
     *("huggingface_hub", "evaluate", "sacrebleu", "rouge-score"),
@@ -69,13 +71,16 @@ def examine(values: Mapping[str, object]) -> Examination:
     config = RunConfig.create({"run": "doctor", "base_model": "sample", "data": "sample", **values})
     gpus = find_gpus()
     versions = {name: _version(name) for name in NEEDED}
-    hub, kaggle = hub_token(), kaggle_token()
+    (hub, hub_found), kaggle = _hub_token(config), kaggle_token()
+    folders = {
+        name: Path(getattr(config, name)) for name in ("store", "work_dir") if "://" not in getattr(config, name)
+    }
     facts: dict[str, Any] = {
         "where": where(),
         "python": platform.python_version(),
         "cpus": len(os.sched_getaffinity(0)),
         "memory": memory(),
-        "disk": {name: disk(Path(getattr(config, name))) for name in ("work_dir", "store")},
+        "disk": {name: disk(path) for name, path in reversed(folders.items())},
         "gpus": gpus,
         "packages": versions,
         "tokens": {"hub": hub.place if hub else None, "kaggle": kaggle.place if kaggle else None},
@@ -87,9 +92,10 @@ def examine(values: Mapping[str, object]) -> Examination:
         *_gpus(gpus, config, values),
         *_packages(versions, has_gpu=bool(gpus)),
         *_strategy(config, has_gpu=bool(gpus)),
-        _token("Hugging Face", hub, "Only a gated base model needs one: set HF_TOKEN, or run `hf auth login`."),
+        hub_found,
         _token("Kaggle", kaggle, "Only the `kaggle` client needs one."),
-        *(_writable(name, Path(getattr(config, name)).absolute()) for name in ("store", "work_dir")),
+        *([_hub_store(config)] if config.hub_store else []),
+        *(_writable(name, path.absolute()) for name, path in folders.items()),
         *_data(config, values),
     ]
     return Examination(facts, findings)
@@ -191,6 +197,28 @@ def _token(owner: str, token: Token | None, todo: str) -> Finding:
     if token is None:
         return Finding(f"{owner} token", "note", "none found", todo)
     return Finding(f"{owner} token", "ok", f"found in {token.place} (not tried)")
+
+
+def _hub_token(config: RunConfig) -> tuple[Token | None, Finding]:
+    try:
+        token = hub_token()
+    except UserError as error:
+        return None, Finding("Hugging Face token", "missing", error.what, error.todo)
+    if token is None and config.hub_store:
+        return None, Finding(
+            "Hugging Face token", "missing", f"none found, and store={config.store} needs one", SET_TOKEN
+        )
+    return token, _token("Hugging Face", token, f"Only a gated base model needs one: {SET_TOKEN}")
+
+
+def _hub_store(config: RunConfig) -> Finding:
+    """Whether the run can be read there; that it can be written to shows when `train` claims it."""
+    try:
+        state = store_for(config).peek()
+    except UserError as error:
+        return Finding("store", "missing", error.what, error.todo)
+    there = "has this run" if state.config else "has no run of this name yet"
+    return Finding("store", "ok", f"{config.store} can be read, and {there}")
 
 
 def _writable(name: str, path: Path) -> Finding:

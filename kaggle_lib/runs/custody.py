@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from kaggle_lib.checkpoints.lease import Lease
@@ -13,23 +13,21 @@ from kaggle_lib.checkpoints.store import Claim, Store
 from kaggle_lib.errors import LeaseHeld, LeaseLost, StoreError
 from kaggle_lib.runs import events, ledger
 from kaggle_lib.runs.folder import RunFolder
+from kaggle_lib.runs.upload import Uploads, bounded
 
 Say = Callable[[str], None]
+# Seconds: for the last upload where there is no deadline, and where it is over; for the session's last words.
+LONGEST_WAIT, SHORTEST_WAIT, LAST_WRITE = 1800.0, 10.0, 30.0
 
 
 class Custody:
-    """Holds the claim of one session. A store that fails does not end the training: it is said, and tried again.
+    """Holds the claim of one session. A store that fails does not end the training: it is said, and tried again."""
 
-    `stored_step`: the newest step that the store is known to hold; None: none.
-    """
-
-    def __init__(self, store: Store, folder: RunFolder, log: events.EventLog, say: Say) -> None:
-        self.store, self.folder, self.log, self.say = store, folder, log, say
-        self.stored_step: int | None = None
-        self.problem = ""
-        self._announced = False
+    def __init__(self, store: Store, folder: RunFolder, log: events.EventLog, say: Say, keep: int) -> None:
+        self.store, self.folder, self.log, self.say, self.keep = store, folder, log, say, keep
         self._unwritten: list[events.Event] = []
         self._claim: Claim | None = None
+        self._uploads: Uploads | None = None
 
     @property
     def claim(self) -> Claim:
@@ -44,6 +42,7 @@ class Custody:
         while True:
             try:
                 self._claim = self.store.claim(config, lease, lineage, take_over)
+                self._uploads = Uploads(self._claim, self.folder, self.log, self.record, self.keep)
                 return
             except LeaseHeld as held:
                 left = deadline - time.monotonic()
@@ -57,68 +56,68 @@ class Custody:
     def record(self) -> dict[str, Any]:
         return ledger.record([*events.read(self.log.path), *self._unwritten])
 
+    def begin(self, stored: Manifest | None) -> None:
+        """Keep the lease, and bring every checkpoint to the store, from now on. `stored`: one that it has."""
+        self.uploads.stored = stored
+        self.uploads.start()
+
+    @property
+    def uploads(self) -> Uploads:
+        assert self._uploads is not None
+        return self._uploads
+
+    @property
+    def stored_step(self) -> int | None:
+        """The newest step that the store is known to hold; None: none."""
+        stored = self._uploads.stored if self._uploads else None
+        return stored.step if stored else None
+
     def newest_local(self) -> int | None:
         """The newest step whose save was finished in the run folder."""
-        return next((step for step in self.folder.checkpoint_steps() if self._finished(step)), None)
+        return next(iter(self.uploads.finished()), None)
 
-    def _finished(self, step: int) -> bool:
-        return (self.folder.checkpoint(step) / "manifest.json").exists()
-
-    def upload(self, keep: int) -> None:
-        """Commit the newest finished checkpoint unless it is stored, then free old ones, here and there.
-
-        Raises LeaseLost where another session has taken the run over.
-        """
-        newest = self.newest_local()
-        try:
-            if newest is not None and newest != self.stored_step:
-                began, path = time.monotonic(), self.folder.checkpoint(newest)
-                if notice := self.claim.commit(path, self.record(), self.folder.events):
-                    self.warn(notice)
-                self.stored_step, self.problem = newest, ""
-                seconds = round(time.monotonic() - began, 4)
-                self.log.write("upload", step=newest, seconds=seconds, bytes=Manifest.read(path).bytes)
-                self.claim.free(keep)
-                good = [step for step in self.folder.checkpoint_steps() if self._finished(step)]
-                for step in good[keep:]:
-                    shutil.rmtree(self.folder.checkpoint(step))
-                for left in self.folder.checkpoints.glob("step-*.unfinished-*"):  # saves that a kill cut off
-                    shutil.rmtree(left)
-            elif self.claim.due() or not self._announced:
-                # At its beginning, too: a session that is killed before its first save is in the ledger then.
-                self.claim.renew(self.record(), self.folder.events)
-            self._announced = True
-        except StoreError as error:
-            if str(error) != self.problem:
-                self.problem = str(error)
-                self.warn(f"{error} Training goes on; the store is tried again.")
+    def check(self) -> None:
+        """Say what the uploads have met. Raises LeaseLost where another session has taken the run over."""
+        self.uploads.check(self.say)
 
     def warn(self, message: str) -> None:
         self.log.write("warning", message=message)
         self.say(f"warning: {message}")
 
-    def end(self, outcome: str, reason: str, step: int) -> bool:
-        """Write the session's end and its record, and let go of the lease; False where the store could not be told."""
+    def settle(self, left: float | None, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Wait for the last upload: until the session's deadline (`left` seconds), or LONGEST_WAIT without one."""
+        seconds = LONGEST_WAIT if left is None else max(SHORTEST_WAIT, left - LAST_WRITE)
+        self.uploads.settle(seconds, give_up, self.say)
+
+    def end(self, outcome: str, reason: str, step: int) -> None:
+        """Write the session's end and its record, and let go of the lease."""
         end = {"outcome": outcome, "reason": reason, "step": step, "on_store": self.stored_step}
         try:
             self.log.write("end", **end)
         except OSError as error:  # a full disk is what may have ended the session; the store has room for its record
             self._unwritten = [self.log.make("end", **end)]
             self.say(f"warning: the session's end could not be written to {self.log.path}: {error.strerror}")
+        self.close()
         try:
-            self.claim.release(reason, self.record(), self.folder.events)
+            bounded(lambda: self.claim.release(reason, self.record(), self.folder.events), LAST_WRITE)
         except (StoreError, LeaseLost) as error:
             self.say(f"warning: {error}")
-            return False
-        return True
+
+    def close(self) -> None:
+        """Say what is left to be said; nothing more is sent."""
+        if self._uploads is not None:
+            self._uploads.stop()
+            with suppress(BaseException):  # it is what ends the session, or comes after its end
+                self._uploads.check(self.say)
 
     def kept(self) -> str:
-        """What is on the store and what only here, in a sentence."""
+        """What is on the store and what only here, why, and what to do, in a few sentences."""
         local = self.newest_local()
         if self.stored_step is None and local is None:
             return "No checkpoint had been made yet."
-        if self.stored_step == local:
+        if self.uploads.waiting() is None and self.stored_step == local:
             return f"The checkpoint of step {local} is on the store."
         there = "the store has none" if self.stored_step is None else f"the store has step {self.stored_step}"
-        why = f" ({self.problem})" if self.problem else ""
-        return f"The checkpoint of step {local} is in {self.folder.checkpoints}; {there}{why}."
+        why = f" ({self.uploads.problem.rstrip('.')})" if self.uploads.problem else ""
+        todo = "Run `train` on this machine again, and it goes there first; on another one it would be missing."
+        return f"The checkpoint of step {local} is in {self.folder.checkpoints} only; {there}{why}. {todo}"

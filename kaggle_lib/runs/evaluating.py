@@ -6,8 +6,8 @@ import socket
 from collections.abc import Callable, Mapping
 
 from kaggle_lib.checkpoints.manifest import Manifest
-from kaggle_lib.errors import WorkerError
-from kaggle_lib.runs import events, resume
+from kaggle_lib.errors import UserError, WorkerError
+from kaggle_lib.runs import base_model, events, resume
 from kaggle_lib.runs.custody import Custody
 from kaggle_lib.runs.launch import Workers, hang_seconds
 from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_run
@@ -46,24 +46,27 @@ def evaluate(values: Mapping[str, object], say: Say = to_stderr) -> Outcome:
 def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, say: Say) -> Outcome:
     config, folder = opened.config, opened.folder
     log = events.EventLog(folder.events, new_session_id())
-    custody = Custody(opened.store, folder, log, say)
+    custody = Custody(opened.store, folder, log, say, config.keep)
     custody.take(opened.frozen(), found.lineage, config.take_over, config.lease_wait_minutes)
     host = socket.gethostname()
     log.write("session", job="evaluate", from_step=found.step, resumed_from=found.step, host=host, processes=1)
-    custody.stored_step = found.step if found.stored else None
-    custody.upload(config.keep)
-    write_run(opened, found, job="evaluate", session=log.session)
+    custody.begin(manifest if found.stored else None)
     say(f"Evaluating run {config.run!r} at step {found.step}: base and tuned on the same held-out answers.")
     ended = "the evaluation was interrupted"
     try:
-        _work(custody, config.keep, config.hang_minutes)
+        if opened.base_commit:
+            base_model.fetch(config, opened.base_commit, say)
+        write_run(opened, found, job="evaluate", session=log.session)
+        _work(custody, config.hang_minutes)
+        custody.check()
         custody.claim.put("evaluation", folder.evaluation)
         ended = "evaluated"
-    except WorkerError as error:
+    except UserError as error:
         ended = error.what
         raise
     finally:
         word = "finished" if ended == "evaluated" else "failed"
+        custody.settle(None)
         custody.end(word, ended, found.step)
     say(f"Evaluated; the numbers are in {folder.evaluation / 'result.json'}.")
     return Outcome(
@@ -80,13 +83,13 @@ def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, say: Say
     )
 
 
-def _work(custody: Custody, keep: int, hang_minutes: float) -> None:
+def _work(custody: Custody, hang_minutes: float) -> None:
     """Run the worker to its end. Raises WorkerError where it failed, was killed or hung."""
     workers = Workers(WORKER, custody.folder, 1)
     hung = ""
     try:
         while not hung and not workers.wait(POLL_SECONDS):
-            custody.upload(keep)
+            custody.check()
             silent, phase = workers.silent_for()
             if silent > hang_seconds(hang_minutes, phase):
                 hung = f"The evaluation hung: no sign of life for {silent:.0f} s in phase {phase}."

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from kaggle_lib.runs.folder import RunFolder
+from kaggle_lib.session import secrets
 
 PR_SET_PDEATHSIG = 1
 
@@ -77,12 +78,13 @@ class Workers:
         self._beat: tuple[int, str] | None = None
         self._beat_seen = time.monotonic()
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in secrets.VARIABLES},
             "KAGGLE_LIB_SUPERVISED": "1",
             "PYTHONUNBUFFERED": "1",
             "PYTHONIOENCODING": "utf-8",
             "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_OFFLINE": "1",  # a base model of the Hub was fetched before
             # Waiting OpenMP threads sleep: on a busy machine spinning ones take the cores from those that work.
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         }

@@ -19,11 +19,14 @@ from kaggle_lib.config import RunConfig, code_hash, fingerprint, merge, parse
 from kaggle_lib.errors import ConfigError, LeaseHeld, UserError
 from kaggle_lib.hooks import Source
 from kaggle_lib.runs.folder import RunFolder
+from kaggle_lib.session.secrets import hub_token
 
 
 @dataclass
 class Opened:
-    """`fresh`: neither the store nor this machine's run folder knows the run. `hooks`: what `settle_hooks` chose."""
+    """`fresh`: neither the store nor this machine's run folder knows the run. `hooks`: what `settle_hooks` chose.
+    `base_commit`: where the base model is of the Hub, its commit, which the run keeps though a branch moves.
+    """
 
     config: RunConfig
     code: str
@@ -32,14 +35,29 @@ class Opened:
     folder: RunFolder
     fresh: bool
     hooks: Source | None = None
+    base_commit: str | None = None
 
     def fingerprint(self) -> str:
         """Of the configuration and of the code that trains now, which an `allow_code_change` may have made another."""
         return fingerprint(self.config, code_hash(), self.hooks.sha256 if self.hooks else "")
 
     def frozen(self) -> dict[str, Any]:
-        """What the claim leaves on the store: the whole configuration, and the hash of our code."""
-        return {"config": self.config.model_dump(mode="json"), "code": self.code}
+        """What the claim leaves on the store: the configuration, the hash of our code, the base model's commit."""
+        return {"config": self.config.model_dump(mode="json"), "code": self.code, "base_commit": self.base_commit}
+
+    def for_worker(self) -> RunConfig:
+        """The configuration to load the base model with: at the commit that the run began with."""
+        return self.config.model_copy(update={"revision": self.base_commit} if self.base_commit else {})
+
+
+def store_for(config: RunConfig) -> Store:
+    """The store of `config.run`. Raises UserError for a Hub token that cannot be one."""
+    if config.hub_store is None:
+        return FolderStore(Path(config.store), config.run)
+    from kaggle_lib.checkpoints.hub import HubStore  # it loads huggingface_hub, which a folder does without
+
+    token = hub_token()
+    return HubStore(config.hub_store, config.run, token.value if token else None, public=config.public_store)
 
 
 def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
@@ -49,7 +67,7 @@ def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
     for a value that contradicts the frozen ones; StoreError; UserError where the frozen ones cannot be read.
     """
     parsed, problems = parse(values)
-    places = ("run", "store", "work_dir")
+    places = ("run", "store", "public_store", "work_dir")
     if "run" not in parsed or any(problem.split(":")[0] in places for problem in problems):
         RunConfig.create(values)  # raises with everything that is wrong
     defaults = {name: field.default for name, field in RunConfig.model_fields.items() if not field.is_required()}
@@ -61,7 +79,7 @@ def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
         if problems:
             RunConfig.create(values)
         raise
-    store = FolderStore(Path(looked.store), looked.run)
+    store = store_for(looked)
     folder = RunFolder(Path(looked.work_dir).absolute() / looked.run)
     state = store.peek()
     known = state.config
@@ -74,20 +92,23 @@ def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
         return Opened(RunConfig.create(values), code_hash(), store, state, folder, fresh=True)
     frozen, code = _frozen(known, where)
     # Where it is stored and worked on is this session's, not the machine's that began it; so is whom it takes over.
-    here = {"store": looked.store, "work_dir": looked.work_dir, "take_over": None, "allow_code_change": False}
+    here = {name: getattr(looked, name) for name in places} | {"take_over": None, "allow_code_change": False}
     config = merge(frozen.model_copy(update=here), values)
-    return Opened(config, code, store, state, folder, fresh=False)
+    return Opened(config, code, store, state, folder, fresh=False, base_commit=known.get("base_commit"))
 
 
 def _known_here(folder: RunFolder) -> dict[str, Any] | None:
     """What the run folder knows of a run that its store has lost, or has not been told of yet."""
     try:
-        return folder.read_run()
+        run = folder.read_run()
+        if run.get("base_commit"):
+            run["config"]["revision"] = run["revision"]
+        return run
     except FileNotFoundError:
         return None
     except OSError as error:
         raise folder.unusable(error) from error
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, KeyError):
         raise _unreadable(str(folder.run_json), "it is no JSON object") from None
 
 
@@ -113,6 +134,8 @@ def _unreadable(where: str, why: str) -> UserError:
 
 def _others(looked: RunConfig) -> str:
     """The runs that are there, for a misspelt name or a wrong store."""
+    if looked.hub_store:
+        return ""
     found = sorted(path.parent.name for path in Path(looked.store).glob("*/config.json"))
     return f"; there are {', '.join(found)}" if found else ", and no other"
 

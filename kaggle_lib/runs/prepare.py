@@ -10,7 +10,7 @@ from kaggle_lib import hooks
 from kaggle_lib.config import RunConfig
 from kaggle_lib.errors import ConfigError, NotFinished, ResumeError
 from kaggle_lib.files import write_json
-from kaggle_lib.runs import resume
+from kaggle_lib.runs import base_model, resume
 from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_run
 
 Say = Callable[[str], None]
@@ -62,6 +62,15 @@ def settle_code(opened: Opened, found: resume.Resume, say: Say) -> str | None:
     return resume.check_code(opened.code, opened.config, found.manifest, _carried(found)) or changed
 
 
+def settle_base(opened: Opened) -> None:
+    """Settle which commit of a base model of the Hub this run takes, where that is not frozen with it already.
+
+    Raises UserError where there is none, or it may not be read.
+    """
+    if opened.base_commit is None and opened.config.hub_base:
+        opened.base_commit = base_model.commit_of(opened.config)
+
+
 def _carried(found: resume.Resume) -> str:
     """sha256 of the hooks file that the checkpoint carries, or nothing."""
     entry = found.manifest.files.get(hooks.NAME) if found.manifest else None
@@ -76,7 +85,9 @@ def write_run(
         opened.hooks.put(opened.folder.hooks)
     run: dict[str, Any] = {
         "job": job,
-        "config": (config or opened.config).model_dump(mode="json"),
+        "config": {**(config or opened.config).model_dump(mode="json"), "revision": opened.for_worker().revision},
+        "revision": opened.config.revision,  # as it was asked for
+        "base_commit": opened.base_commit,
         "code": opened.code,
         "session": session,
         "attempt": attempt,
@@ -100,6 +111,9 @@ def prepare(values: Mapping[str, object], say: Say) -> Path:
             raise ConfigError([f"run: {opened.config.run!r} is finished, so there is nothing to train"])
         if changed := settle_code(opened, found, say):
             say(f"warning: {changed}")
+        settle_base(opened)
+        if opened.base_commit:
+            base_model.fetch(opened.config, opened.base_commit, say)
         opened.folder.clear_requests()
         write_run(opened, found, job="train", session=new_session_id())
     say(f"{found.why} Ready for kaggle_lib.training.worker.main({str(opened.folder.root)!r}).")
@@ -120,6 +134,8 @@ def newest(values: Mapping[str, object], say: Say) -> tuple[Opened, resume.Resum
             say(f"warning: {changed}")
         if opened.hooks:
             opened.hooks.put(opened.folder.hooks)
+    if opened.base_commit:
+        base_model.fetch(opened.config, opened.base_commit, say)
     return opened, found
 
 

@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping
 
 from kaggle_lib.checkpoints.manifest import Manifest
 from kaggle_lib.data.check import check
-from kaggle_lib.errors import LeaseLost, UserError, WorkerError
-from kaggle_lib.runs import events, resume
+from kaggle_lib.errors import LeaseLost, StoreError, UserError, WorkerError
+from kaggle_lib.runs import base_model, events, resume
 from kaggle_lib.runs.custody import Custody
 from kaggle_lib.runs.launch import Workers, hang_seconds, visible_gpus
 from kaggle_lib.runs.live import Live
 from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_run
 from kaggle_lib.runs.outcome import Outcome, Skipped, Word
-from kaggle_lib.runs.prepare import settle_code, write_run
+from kaggle_lib.runs.prepare import settle_base, settle_code, write_run
 from kaggle_lib.runs.progress import Progress
 from kaggle_lib.runs.stopping import Stopping
 from kaggle_lib.session.clock import Clock
@@ -71,7 +71,7 @@ class Session:
         self.clock = Clock.start(self.config.session_hours)
         self.log = events.EventLog(self.folder.events, self.id)
         self.stopping = Stopping(self.clock, self.say)
-        self.custody = Custody(opened.store, self.folder, self.log, self.say)
+        self.custody = Custody(opened.store, self.folder, self.log, self.say, self.config.keep)
         self.progress = Progress(
             self.log.path, self.config, self.say, self.clock.left, lambda: self.custody.stored_step, Live.here()
         )
@@ -90,6 +90,7 @@ class Session:
         self.config = config = self.opened.config
         if found.kind == "fresh":  # what cannot be used shows before anything is claimed or loaded
             self.say(f"Data: {check(config)}.")
+        settle_base(self.opened)
         self.custody.take(self.opened.frozen(), found.lineage, config.take_over, config.lease_wait_minutes)
         with self.stopping.signals():
             try:
@@ -106,10 +107,17 @@ class Session:
                 self._end("failed", error.what if isinstance(error, UserError) else repr(error))
                 raise
             finally:
+                self.custody.close()
                 self.progress.close()
 
     def _choose(self) -> resume.Resume:
-        found = resume.choose(self.folder, self.opened.store, self.opened.store.peek())
+        try:
+            self.opened.state = self.opened.store.peek()
+        except StoreError:
+            # Between two launches the store need not answer: no other session has changed it.
+            if not self.attempt:
+                raise
+        found = resume.choose(self.folder, self.opened.store, self.opened.state)
         self.skipped += [skipped for skipped in found.skipped if skipped not in self.skipped]
         for note in found.notes:
             self.say(note)
@@ -138,18 +146,19 @@ class Session:
             self.custody.warn(f"Checkpoint {skipped.step} was passed over: {skipped.file} {skipped.reason}.")
         if code_changed:
             self.custody.warn(code_changed[0].upper() + code_changed[1:])
+        self.custody.begin(found.manifest if found.stored else None)
 
     def _train(self, found: resume.Resume) -> Outcome:
         """Launch the workers until they are done, asked to stop, or die without getting further."""
         in_vain = 0
+        if found.kind != "finished" and self.opened.base_commit:
+            base_model.fetch(self.config, self.opened.base_commit, self.say)
         while True:
-            if found.stored is not None:
-                self.custody.stored_step = found.step
-            self.custody.upload(self.config.keep)
+            self.custody.check()
             if found.kind == "finished":
                 return self._finish(found)
             workers, how = self._launch(found)
-            self.custody.upload(self.config.keep)
+            self.custody.check()
             outcome = self.folder.read_outcome() or {"outcome": "none"}
             if self.stopping.at_once:
                 return self._end("stopped", "stopped at once by the second interrupt")
@@ -194,10 +203,10 @@ class Session:
     def _watch(self, workers: Workers) -> str:
         while not workers.wait(POLL_SECONDS):
             self.progress.show()
-            self.custody.upload(self.config.keep)
-            slowest = self.progress.slowest
-            # Room for the last step, its save and its upload, by the slowest of each so far.
-            self.stopping.watch_the_clock(sum(slowest.get(kind, 0.0) for kind in ("step", "save", "upload")))
+            self.custody.check()
+            # Room for the last step and its save, by the slowest of each so far, and for its upload.
+            slowest = [self.progress.slowest.get(kind, 0.0) for kind in ("step", "save")]
+            self.stopping.watch_the_clock(sum(slowest) + self.custody.uploads.seconds_for_the_next())
             if self.stopping.at_once:
                 break
             silent, phase = workers.silent_for()
@@ -228,12 +237,15 @@ class Session:
         return self._end("finished", "all steps are done")
 
     def _end(self, word: Word, reason: str) -> Outcome:
-        """Write the ledger, let go of the lease, and say what is where."""
-        newest, stored = self.custody.newest_local(), self.custody.stored_step
+        """Wait for the last upload, write the ledger, let go of the lease, and say what is where."""
+        self.custody.settle(self.clock.left(), lambda: self.stopping.at_once)
+        newest = self.custody.newest_local()
         manifest = Manifest.read(self.folder.checkpoint(newest)) if newest is not None else None
-        released = self.custody.end(word, reason, newest or 0)
-        self.say(f"{word[0].upper()}{word[1:]}: {reason.rstrip('.')}. {self.custody.kept()}")
-        return self._outcome(word, reason, manifest, on_store=released and newest is not None and newest == stored)
+        kept, stored = self.custody.kept(), self.custody.uploads.stored
+        self.custody.end(word, reason, newest or 0)
+        self.say(f"{word[0].upper()}{word[1:]}: {reason.rstrip('.')}. {kept}")
+        on_store = manifest is not None and stored is not None and stored.nonce == manifest.nonce
+        return self._outcome(word, reason, manifest, on_store=on_store)
 
     def _outcome(self, word: Word, reason: str, manifest: Manifest | None, on_store: bool) -> Outcome:
         return Outcome(

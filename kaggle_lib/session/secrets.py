@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+import string
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from kaggle_lib.errors import UserError
+
+HUB_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+# What no process of ours needs that only computes: a worker is started without them.
+VARIABLES = (*HUB_VARIABLES, "KAGGLE_API_TOKEN", "KAGGLE_KEY", "KAGGLE_USER_SECRETS_TOKEN")
 
 
 @dataclass(frozen=True)
@@ -16,11 +23,16 @@ class Token:
 
 
 def hub_token() -> Token | None:
-    """The Hugging Face token that huggingface_hub would use, or None."""
+    """The Hugging Face token: of the environment, of Kaggle's secrets, or of `hf auth login`; None: there is none.
+
+    Raises UserError for one that cannot be a token, and says what is wrong with it, never what it is.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
     file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
-    return _variable("HF_TOKEN") or _variable("HUGGING_FACE_HUB_TOKEN") or _file(file)
+    variables = (Token(name, os.environ[name]) for name in HUB_VARIABLES if name in os.environ)
+    found = next(variables, None) or _secret(HUB_VARIABLES[0]) or _file(file)
+    return found and Token(found.place, _checked(found))
 
 
 def kaggle_token() -> Token | None:
@@ -32,18 +44,45 @@ def kaggle_token() -> Token | None:
 
 
 def _variable(name: str) -> Token | None:
-    value = _clean(os.environ.get(name, ""))
+    value = os.environ.get(name, "").strip()
     return Token(name, value) if value else None
+
+
+def _secret(label: str) -> Token | None:
+    """The secret `label` that is attached to this Kaggle notebook."""
+    try:
+        from kaggle_secrets import UserSecretsClient  # type: ignore[import-not-found]  # of Kaggle's image only
+    except ImportError:
+        return None
+    try:
+        return Token(f"the Kaggle secret {label}", UserSecretsClient().get_secret(label))
+    except Exception:  # BackendError and others: none is attached, or this session was started without any
+        return None
 
 
 def _file(path: Path) -> Token | None:
     try:
-        value = _clean(path.read_text(encoding="utf-8"))
+        value = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return None
     return Token(str(path), value) if value else None
 
 
-def _clean(text: str) -> str:
-    """Pasted secrets carry a trailing newline, or the quotes around them."""
-    return text.strip().strip("\"'").strip()
+def _checked(token: Token) -> str:
+    """The token's value without the space or end of line that was pasted with it. Raises UserError."""
+    value = token.value.strip()
+    odd = next((letter for letter in value if letter not in string.ascii_letters + string.digits + "_-.~+/="), None)
+    if not value:
+        problem = "holds only spaces" if token.value else "is empty"
+    elif odd is None:
+        return value
+    elif value[0] == value[-1] and value[0] in "\"'`":
+        problem = "has quotes around it"
+    elif odd.isspace():
+        problem = "has a space or an end of line inside"
+    else:
+        problem = f"has a character that is in no token, U+{ord(odd):04X}, at place {value.index(odd) + 1}"
+    raise UserError(
+        f"The Hugging Face token in {token.place} {problem}.",
+        todo="Store it anew, from https://huggingface.co/settings/tokens, or remove it there.",
+    )

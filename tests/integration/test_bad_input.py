@@ -35,7 +35,7 @@ PARAMETERS = {
         ["store=w/r", "work_dir=w", "run=r"],
         "store: 'w/r' and work_dir 'w' lie in each other",
     ),
-    "store on the Hub": (["store=hf://me/runs"], "store: 'hf://me/runs': this version stores in folders only\n"),
+    "store on the Hub": (["store=hf://me"], "store: 'hf://me' names no repo of the Hub. Write hf://user/repo\n"),
     "store elsewhere": (["store=s3://me"], "store: 's3://me' is neither a folder nor hf://user/repo\n"),
     "more processes than samples": (["processes=8"], "processes: 8 processes cannot share a step of 4 samples\n"),
     "no rows left": (["test_fraction=0.99"], "validation_fraction: with test_fraction it leaves no rows to train on\n"),

@@ -77,10 +77,23 @@ BAD: list[tuple[str, object, str]] = [
     ("data", " ", "data: should not be empty"),
     ("store", "", "store: should not be empty"),
     ("store", "s3://bucket", "store: 's3://bucket' is neither a folder nor hf://user/repo"),
-    ("store", "hf://user/repo", "store: 'hf://user/repo': this version stores in folders only"),
+    ("store", "hf:/user/repo", "store: 'hf:/user/repo' is neither a folder nor hf://user/repo"),
     ("store", "work", "store: 'work' and work_dir 'work' lie in each other; use two folders"),
     ("store", "work/r", "store: 'work/r' and work_dir 'work' lie in each other; use two folders"),
     ("validation_fraction", 0.95, "validation_fraction: with test_fraction it leaves no rows to train on"),
+    *(
+        ("store", f"hf://{repo}", f"store: 'hf://{repo}' names no repo of the Hub. Write hf://user/repo")
+        for repo in (
+            "",
+            "user",
+            "user/",
+            "datasets/user/repo",
+            "user/re po",
+            "user/a--b",
+            "user/a.git",
+            "u/" + 95 * "a",
+        )
+    ),
 ]
 
 
@@ -278,11 +291,20 @@ def test_the_full_preset_differs_by_its_rows_alone() -> None:
     }
 
 
+def test_what_is_on_the_hub() -> None:
+    config = RunConfig.create({**LEAST, "store": "hf://user/a.repo_1", "base_model": "meta-llama/Llama-3.2-1B"})
+    assert (config.hub_store, config.hub_base) == ("user/a.repo_1", True)
+    for base_model in ("sample", "./sample", "a/b/c", "/tmp", "x" * 97):
+        config = RunConfig.create({**LEAST, "base_model": base_model})
+        assert (config.hub_store, config.hub_base) == (None, False), base_model
+
+
 # Resuming
 
 OTHER: dict[str, Any] = {
     "run": "another",
     "store": "elsewhere",
+    "public_store": True,
     "work_dir": "scratch",
     "strategy": None,  # one choice only
     "base_model": "other/model",
@@ -331,7 +353,17 @@ OTHER: dict[str, Any] = {
     "allow_code_change": True,
 }
 FREE = {
-    *("store", "work_dir", "recomputation", "processes", "save_steps", "eval_steps", "eval_rows", "logging_steps"),
+    *(
+        "store",
+        "public_store",
+        "work_dir",
+        "recomputation",
+        "processes",
+        "save_steps",
+        "eval_steps",
+        "eval_rows",
+        "logging_steps",
+    ),
     *("hooks", "keep", "session_hours", "hang_minutes", "lease_wait_minutes", "take_over", "allow_code_change"),
 }
 

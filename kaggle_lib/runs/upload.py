@@ -1,0 +1,200 @@
+"""Uploads beside the training: two threads of the supervisor, so that neither it nor a worker waits for the store.
+
+One commits the newest finished checkpoint, then the next that is the newest; the other keeps the lease meanwhile. A
+store that fails is tried again, less and less often. What the session has to know is kept here until it asks.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from kaggle_lib.checkpoints.manifest import NAME, Manifest
+from kaggle_lib.checkpoints.store import Claim
+from kaggle_lib.errors import CheckpointError, StoreError
+from kaggle_lib.runs import events, ledger
+from kaggle_lib.runs.folder import RunFolder
+
+POLL_SECONDS = 0.1
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # after a failure of the store
+TRIES_AT_THE_END = 3
+RECENT = 5  # uploads that the rate is measured over
+
+
+class Uploads:
+    """Runs from `start` to `stop`. `stored`: the manifest of the newest checkpoint that the store is known to hold;
+    `problem`: why the last try failed, or nothing.
+    """
+
+    def __init__(
+        self, claim: Claim, folder: RunFolder, log: events.EventLog, record: Callable[[], ledger.Record], keep: int
+    ) -> None:
+        self.claim, self.folder, self.log, self.record, self.keep = claim, folder, log, record, keep
+        self.stored: Manifest | None = None
+        self.problem = ""
+        self.said: SimpleQueue[str] = SimpleQueue()
+        self._failed: BaseException | None = None
+        self._failures = 0
+        self._told: set[str] = set()  # of what failed since the last upload
+        self._refused = ""  # the nonce of a checkpoint that is damaged here
+        self._sending: int | None = None
+        self._since = 0.0
+        self._seconds_a_byte: deque[float] = deque(maxlen=RECENT)
+        self._choosing = threading.Lock()  # of what is sent, and of what is removed here
+        self._announced = self._hurry = self._ended = False
+        self._threads = [
+            threading.Thread(target=self._run, args=(work,), name=work.__name__, daemon=True)
+            for work in (self._upload, self._renew)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def check(self, tell: Callable[[str], None]) -> None:
+        """Tell what has happened since the last call, and remove old checkpoints here; never the newest `keep`, nor
+        one that is on its way. Raises what ended a thread: LeaseLost, where another session has taken the run over.
+        """
+        while True:
+            try:
+                tell(self.said.get_nowait())
+            except Empty:
+                break
+        if self._failed is not None:
+            raise self._failed
+        with self._choosing:
+            for step in self.finished()[self.keep :]:
+                if step != self._sending:
+                    shutil.rmtree(self.folder.checkpoint(step))
+
+    def finished(self) -> list[int]:
+        """The steps whose save was finished in the run folder, newest first."""
+        steps = self.folder.checkpoint_steps()
+        return [step for step in steps if (self.folder.checkpoint(step) / NAME).exists()]
+
+    def waiting(self) -> Manifest | None:
+        """The newest finished checkpoint, unless the store has it or it is damaged here."""
+        newest = next(iter(self.finished()), None)
+        if newest is None:
+            return None
+        try:
+            manifest = Manifest.read(self.folder.checkpoint(newest))
+        except CheckpointError as error:
+            self._warn_once(f"{error} It is not brought to the store.")
+            return None
+        return None if manifest.nonce in (self._refused, self.stored and self.stored.nonce) else manifest
+
+    def seconds_for_the_next(self) -> float:
+        """What the next upload takes: as many bytes as the last one, at the slowest recent rate, and no less than the
+        one that is under way has taken so far; 0 where nothing is known yet."""
+        size = self.stored.bytes if self.stored else 0
+        under_way = time.monotonic() - self._since if self._sending is not None else 0.0
+        return max(under_way, size * max(self._seconds_a_byte, default=0.0))
+
+    def settle(self, seconds: float, give_up: Callable[[], bool], waiting: Callable[[str], None]) -> None:
+        """Wait until the newest checkpoint is on the store: so long at most, or until it has failed three times more.
+
+        `waiting` is told once if that is not so at once. Raises nothing; what ended a thread is raised by `check`.
+        """
+        end, failures, told = time.monotonic() + seconds, self._failures, False
+        self._hurry = True
+        while (next_one := self.waiting()) and self._threads[0].is_alive() and not give_up():
+            if self._failures - failures >= TRIES_AT_THE_END:
+                return
+            if time.monotonic() >= end:
+                self.problem = self.problem or f"its upload was not done within the last {seconds:.0f} s"
+                return
+            if not told and time.monotonic() > end - seconds + 2:
+                told = True
+                waiting(f"Waiting for the upload of step {next_one.step}, {seconds:.0f} s at most.")
+            time.sleep(POLL_SECONDS)
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._ended = True
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            pause = FIRST_PAUSE
+            while not self._ended:
+                try:
+                    work()
+                    pause = FIRST_PAUSE
+                    time.sleep(POLL_SECONDS)
+                except StoreError as error:
+                    self._failures += work == self._upload
+                    self.problem = str(error)
+                    self._warn_once(f"{error} Training goes on; the store is tried again.")
+                    self._rest(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+        except BaseException as error:  # LeaseLost, or a bug of ours: `check` raises it
+            self._failed = error
+
+    def _rest(self, seconds: float) -> None:
+        began = time.monotonic()
+        while not self._ended and time.monotonic() - began < (min(seconds, FIRST_PAUSE) if self._hurry else seconds):
+            time.sleep(POLL_SECONDS)
+
+    def _upload(self) -> None:
+        with self._choosing:
+            manifest = self.waiting()
+            if manifest is None:
+                return
+            self._sending, self._since = manifest.step, time.monotonic()
+        try:
+            notice = self.claim.commit(self.folder.checkpoint(manifest.step), self.record(), self.folder.events)
+        except CheckpointError as error:
+            self._refused = manifest.nonce
+            self._warn_once(f"{error} It is not brought to the store.")
+            return
+        finally:
+            self._sending = None
+        seconds = time.monotonic() - self._since
+        self.stored, self.problem = manifest, ""
+        self._told.clear()
+        self._seconds_a_byte.append(seconds / manifest.bytes)
+        self.log.write("upload", step=manifest.step, seconds=round(seconds, 4), bytes=manifest.bytes)
+        if notice:
+            self._warn(notice)
+        for left in self.folder.checkpoints.glob("step-*.unfinished-*"):  # saves that a kill cut off
+            shutil.rmtree(left)
+        self.claim.free(self.keep)
+
+    def _renew(self) -> None:
+        # At the session's beginning, too: one that is killed before its first save is in the ledger then.
+        if self.claim.due() or not self._announced:
+            self.claim.renew(self.record(), self.folder.events)
+            self._announced = True
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            self._warn(message)
+
+    def _warn(self, message: str) -> None:
+        self.log.write("warning", message=message)
+        self.said.put(f"warning: {message}")
+
+
+def bounded(work: Callable[[], None], seconds: float) -> None:
+    """Call `work` in a thread and wait for it so long. Raises what it raises, and StoreError where it is not done."""
+    ended: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            work()
+            ended.append(None)
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not ended:
+        raise StoreError(f"The store did not answer within {seconds:.0f} seconds.", kept="Its lease ends by itself.")
+    if ended[0] is not None:
+        raise ended[0]
