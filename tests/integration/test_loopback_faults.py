@@ -214,7 +214,7 @@ def test_stalled_xet_storage_fails_the_upload_and_the_download(tmp_path, monkeyp
     with pytest.raises(ConnectionError):
         save(api, WEIGHTS[::-1], "b.pt")
     assert "b.pt" not in hub.repo(REPO).files()
-    with pytest.raises(RuntimeError, match="error sending request for url .*/v1/reconstructions/"):
+    with pytest.raises(RuntimeError, match=r"error sending request for url .*/v1/reconstructions/"):
         api.hf_hub_download(REPO, "a.pt", local_dir=tmp_path / "down")
     hub.faults.clear()
     save(api, WEIGHTS[::-1], "b.pt")

@@ -23,12 +23,16 @@ def require_user(request: Request) -> str:
     return request.user.name
 
 
+def owns(request: Request, id: str) -> bool:
+    return request.user is not None and request.user.name == id.split("/")[0]
+
+
 def writer(request: Request, id: str) -> str:
     """The user's name, who may write to `id`; raises Refused(401) or (403)."""
     name = require_user(request)
     if request.user is None or not request.user.write:
         raise Refused(403, "Forbidden: you must use a write token to upload to a repository.")
-    if id.split("/")[0] != name:
+    if not owns(request, id):
         raise Refused(403, f"You don't have the required permissions to write to {id}.")
     return name
 
@@ -36,8 +40,7 @@ def writer(request: Request, id: str) -> str:
 def repo_of(hub: LoopbackHub, request: Request, kind: str | None, id: str, write: bool = False) -> Repo:
     """The repo, where the caller may see it: to others a private one looks like none."""
     repo = hub.repos.get((KINDS.get((kind or "models").rstrip("/"), "model"), id))
-    owner = request.user is not None and request.user.name == id.split("/")[0]
-    if repo is None or (repo.private and not owner):
+    if repo is None or (repo.private and not owns(request, id)):
         if request.user is None:
             raise Refused(401, "Invalid username or password.", "RepoNotFound")
         raise Refused(404, "Repository not found", "RepoNotFound")

@@ -16,6 +16,7 @@ or a list of them) or in the file that $LOOPBACK_FAULTS names. Several may hit o
 | `stall_cas(seconds)` | stall_headers of every request to the Xet storage |
 | `corrupt_download` | a byte of the content is another one; the size stays |
 | `should_ignore(pattern)` | preupload tells the client to leave out the files that match |
+| `fail_operations(pattern)` | what a bucket's batch does to files that match fails; the rest is done |
 | `move_head(file)` | another commit, which writes `file` where one is named, lands before this one is judged |
 | `lag_heads(seconds)` | reads see each branch's head as it was so long ago |
 | `lose_commit_500` | the commit lands, and the reply says 500 |
@@ -75,6 +76,7 @@ ACTIONS = {
     "stall_cas": Action("seconds", EVER, path="^/_cas/", times=0),
     "corrupt_download": Action(method="GET", path=CONTENT),
     "should_ignore": Action("pattern", ".", method="POST", path="/preupload/", times=0),
+    "fail_operations": Action("pattern", ".", method="POST", path="^/api/buckets/.*/batch$"),
     "move_head": Action("file", method="POST", path=COMMIT),
     "lag_heads": Action("seconds", 20.0, path="^/api/(models|datasets)/[^/]+/|/resolve/", times=0),
     "lose_commit_500": Action(method="POST", path=COMMIT),
@@ -109,6 +111,8 @@ class Fault:
                 hub.wait(len(request.body) / self.arguments["bytes_per_second"])
         elif self.action == "should_ignore":
             request.ignore = re.compile(self.arguments["pattern"])
+        elif self.action == "fail_operations":
+            request.fail = re.compile(self.arguments["pattern"])
         elif self.action == "corrupt_download":
             request.corrupt = True
         elif self.action == "lag_heads":

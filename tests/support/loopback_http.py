@@ -31,7 +31,7 @@ class User:
 
 @dataclass
 class Request:
-    """`path` is as sent, quoted; `lag` (seconds), `ignore` (a pattern) and `corrupt` are set by faults."""
+    """`path` is as sent, quoted. Set by faults: `lag` (seconds), `ignore` and `fail` (patterns), `corrupt`."""
 
     method: str
     path: str
@@ -41,6 +41,7 @@ class Request:
     user: User | None = None
     lag: float = 0.0
     ignore: re.Pattern[str] | None = None
+    fail: re.Pattern[str] | None = None
     corrupt: bool = False
 
     @property

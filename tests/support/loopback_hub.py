@@ -24,6 +24,7 @@ from typing import Any
 
 from support import loopback_faults, loopback_xet
 from support.loopback_api import routes
+from support.loopback_buckets import Bucket
 from support.loopback_http import Record, Refused, Reply, Request, Server, User, now
 from support.loopback_repo import Repo
 
@@ -54,6 +55,7 @@ class LoopbackHub:
             self.faults.load(json.loads(Path(script).read_text()))
         self.lock = threading.RLock()
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.buckets: dict[str, Bucket] = {}
         self._key = self._load()
         self.cas = loopback_xet.Cas(self.root / "xet")
         self.tag = self.key("cas")[:8]  # a client's cache of what is stored must not outlive this root
@@ -121,17 +123,28 @@ class LoopbackHub:
         (repo.folder / "repo.json").unlink()
         shutil.rmtree(repo.folder)
 
+    def bucket(self, id: str) -> Bucket:
+        """Raises KeyError where there is none."""
+        return self.buckets[id]
+
+    def create_bucket(self, id: str, private: bool = True) -> Bucket:
+        self.buckets[id] = Bucket(self.root / "buckets" / uuid.uuid4().hex, id, private)
+        self.buckets[id].save()
+        return self.buckets[id]
+
+    def delete_bucket(self, id: str) -> None:
+        shutil.rmtree(self.buckets.pop(id).folder)
+
     def object_content(self, repo: Repo, sha256: str) -> bytes:
         path, stored = repo.object_path(sha256), repo.objects[sha256]
         if path.is_file() or stored.xet is None:
             return path.read_bytes()
         return loopback_xet.materialise(self, f"{repo.kind}/{repo.id}", stored.xet, stored.size)
 
-    def xet_hashes(self, holder: str) -> set[str]:
-        """The Xet files that a repo holds (`holder`: kind/id)."""
-        kind, _, id = holder.partition("/")
-        repo = self.repos.get((kind, id))
-        return {stored.xet for stored in repo.objects.values() if stored.xet} if repo else set()
+    def holder(self, name: str) -> Repo | Bucket | None:
+        """A repo or bucket by kind/id."""
+        kind, _, id = name.partition("/")
+        return self.buckets.get(id) if kind == "bucket" else self.repos.get((kind, id))
 
     def key(self, path: str) -> str:
         """What opens `path` without a token."""
@@ -194,6 +207,9 @@ class LoopbackHub:
         for (kind, id), repo in self.repos.items():
             heads = {name: {"commit": head, "files": repo.files(head)} for name, head in repo.branches.items()}
             told[f"{kind}s/{id}"] = {"private": repo.private, "branches": heads, "stored_bytes": repo.stored_bytes()}
+        for id, bucket in self.buckets.items():
+            files = {path: {"size": entry.size, "xet": entry.xet} for path, entry in bucket.files.items()}
+            told[f"buckets/{id}"] = {"private": bucket.private, "files": files, "stored_bytes": bucket.stored_bytes()}
         requests = [vars(record) for record in list(self.requests)]
         return {"endpoint": self.endpoint, "repos": told, "requests": requests, "faults": self.faults.told()}
 
@@ -206,6 +222,9 @@ class LoopbackHub:
                 self.repos[repo.kind, repo.id] = repo
             else:
                 shutil.rmtree(folder)
+        for folder in (self.root / "buckets").glob("*/bucket.json"):
+            bucket = Bucket.load(folder.parent)
+            self.buckets[bucket.id] = bucket
         key = self.root / "key"
         if not key.is_file():
             key.write_bytes(secrets.token_bytes(32))

@@ -189,6 +189,15 @@ class Repo:
         self.objects[sha256] = replace(known, xet=stored.xet or known.xet) if known else stored
         self._save()
 
+    def take_xet(self, hash: str, size: int, sha256: str | None) -> None:
+        """A file that was uploaded by Xet; one whose sha256 the client left out cannot be committed."""
+        if sha256:
+            self.add_object(sha256, Stored(size, now(), hash))
+
+    def xet_hashes(self) -> set[str]:
+        """The Xet files that this repo holds."""
+        return {stored.xet for stored in self.objects.values() if stored.xet}
+
     def commit(self, branch: str, operations: list[dict[str, Any]], author: str) -> Commit:
         """Judge and land what `create_commit` sent, all or nothing.
 

@@ -21,7 +21,7 @@ import hf_xet
 from support.loopback_api import REPO, repo_of, routes
 from support.loopback_content import content, damaged
 from support.loopback_http import Refused, Reply, Request, now
-from support.loopback_repo import Stored, write_whole
+from support.loopback_repo import write_whole
 
 if TYPE_CHECKING:
     from support.loopback_hub import LoopbackHub
@@ -171,21 +171,22 @@ def put_xorb(hub: LoopbackHub, request: Request, prefix: str, tag: str, hash: st
 
 @routes("POST", PREFIX + "/v1/shards")
 def put_shard(hub: LoopbackHub, request: Request, prefix: str, tag: str) -> Reply:
-    kind, _, id = holder_of(hub, request, write=True).partition("/")
+    holder = hub.holder(holder_of(hub, request, write=True))
     for file in hub.cas.put_shard(request.body):
-        if file.sha256 and (kind, id) in hub.repos:
-            hub.repos[kind, id].add_object(file.sha256, Stored(file.size, now(), file.hash))
+        if holder is not None:
+            holder.take_xet(file.hash, file.size, file.sha256)
     return Reply.json({"result": 1})
 
 
 @routes("GET", PREFIX + "/v1/reconstructions/(?P<hash>[0-9a-f]{64})")
 def reconstruction(hub: LoopbackHub, request: Request, prefix: str, tag: str, hash: str) -> Reply:
     """Which chunks make up a file, or the range of it that was asked for, and where they are."""
-    holder, file = holder_of(hub, request, write=False), hub.cas.file(hash)
-    if hash not in hub.xet_hashes(holder):
+    name, file = holder_of(hub, request, write=False), hub.cas.file(hash)
+    holder = hub.holder(name)
+    if holder is None or hash not in holder.xet_hashes():
         raise Refused(404, f"No file {hash}")
     if request.corrupt:
-        file = damaged_copy(hub, holder, file)
+        file = damaged_copy(hub, name, file)
     asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
     first = int(asked[1]) if asked else 0
     last = min(int(asked[2]), file.size - 1) if asked and asked[2] else file.size - 1
