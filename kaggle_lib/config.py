@@ -239,7 +239,7 @@ class RunConfig(BaseModel):
     @property
     def hub_base(self) -> bool:
         """Whether the base model is one of the Hub: neither `sample`, nor a folder, nor anything else."""
-        return self.base_model != "sample" and not Path(self.base_model).is_dir() and is_hub_id(self.base_model)
+        return self.base_model != "sample" and is_hub_id(self.base_model) and not Path(self.base_model).is_dir()
 
     def frozen(self) -> dict[str, Any]:
         """The values that define the weights, as JSON types: equal in every session of a run."""

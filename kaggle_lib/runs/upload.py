@@ -6,6 +6,7 @@ store that fails is tried again, less and less often. What the session has to kn
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import time
@@ -171,8 +172,9 @@ class Uploads:
             self._announced = True
 
     def _warn_once(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
+        same = re.sub(r"[0-9a-f-]{8,}", "", message)  # without the names of passing files, and ids of requests
+        if same not in self._told:
+            self._told.add(same)
             self._warn(message)
 
     def _warn(self, message: str) -> None:
