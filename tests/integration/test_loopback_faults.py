@@ -1,6 +1,7 @@
 """Each fault of the loopback Hub does to the real client what the script says, and nothing else."""
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -173,6 +174,16 @@ def test_stopping_the_hub_ends_what_is_stalled(hub, api):
         hub.faults.taken.wait()
         hub.stop()
         assert isinstance(waiting.exception(), httpx.RemoteProtocolError)
+    for thread in [thread for thread in threading.enumerate() if "process_request_thread" in thread.name]:
+        thread.join(20)
+        assert not thread.is_alive(), "a stall outlives its Hub"
+
+
+def test_a_stopped_hub_leaves_no_connection_open(hub, api):
+    api.repo_info(REPO)
+    hub.stop()
+    with pytest.raises(httpx.ConnectError):
+        api.repo_info(REPO)
 
 
 def test_latency_and_a_slow_line_are_waited_for(hub, api, monkeypatch):

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
+import httpx
 import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub import snapshot_download as snapshot
@@ -269,6 +270,27 @@ def test_what_xet_uploaded_is_there_for_a_client_without_it(hub, api, tmp_path, 
     save(api, {"a.pt": squeezable})
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     assert Path(hf_hub_download(REPO, "a.pt", revision=BRANCH, local_dir=tmp_path)).read_bytes() == squeezable
+
+
+def test_the_xet_storage_takes_no_write_with_a_read_token_and_no_half_a_xorb(hub, api):
+    tokens = {}
+    for mode in ("read", "write"):
+        url = f"{hub.endpoint}/api/models/{REPO}/xet-{mode}-token/main"
+        tokens[mode] = httpx.get(url, headers={"Authorization": f"Bearer {hub.token}"})
+    if not hub.xet:
+        assert [reply.status_code for reply in tokens.values()] == [404, 404]
+        return
+    told = tokens["write"].json()
+    assert tokens["write"].headers["X-Xet-Cas-Url"] == told["casUrl"]
+    xorb, url = b"\0\3\0\0\0\3\0\0abc", f"{told['casUrl']}/v1/xorbs/default/{'0' * 64}"
+
+    def post(token, content):
+        return httpx.post(url, content=content, headers={"Authorization": f"Bearer {token}"}).status_code
+
+    assert post(told["accessToken"], xorb) == 200
+    assert post(told["accessToken"], xorb[:-1]) == 400
+    assert post(tokens["read"].json()["accessToken"], xorb) == 403
+    assert post(told["accessToken"][:-1], xorb) == 401
 
 
 def test_a_killed_server_starts_again_on_its_data(tmp_path):

@@ -25,7 +25,7 @@ from support import loopback_faults, loopback_xet
 from support.loopback_api import routes
 from support.loopback_buckets import Bucket
 from support.loopback_http import Record, Refused, Reply, Request, Server, User, now
-from support.loopback_repo import Repo
+from support.loopback_repo import Repo, write_whole
 
 TOKEN, READ_TOKEN = "hf_loopbackwrite000000000000000000000", "hf_loopbackread0000000000000000000000"
 OWNER = "loopback"
@@ -93,7 +93,7 @@ class LoopbackHub:
     def lead_client(self, patch: Any, **more: str) -> None:
         """Point this process's huggingface_hub here, its cache and its Xet session too; pytest's `patch` undoes it."""
         from huggingface_hub import constants
-        from huggingface_hub.utils._xet import abort_xet_session
+        from huggingface_hub.utils._xet import XET_CONNECTION_INFO_CACHE, abort_xet_session
         from huggingface_hub.utils.tqdm import progress_bar_states
 
         values = self.environment(**more)
@@ -110,6 +110,7 @@ class LoopbackHub:
         patch.setattr(constants, "HF_HOME", str(home))
         patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
         patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+        XET_CONNECTION_INFO_CACHE.clear()  # it knows addresses, and a port may come again
         abort_xet_session()  # the next one reads the environment
 
     def create_repo(self, id: str, kind: str = "model", private: bool = True, author: str = OWNER) -> Repo:
@@ -136,9 +137,9 @@ class LoopbackHub:
 
     def object_content(self, repo: Repo, sha256: str) -> bytes:
         path, stored = repo.object_path(sha256), repo.objects[sha256]
-        if path.is_file() or stored.xet is None:
-            return path.read_bytes()
-        return loopback_xet.materialise(self, f"{repo.kind}/{repo.id}", stored.xet, stored.size)
+        if stored.xet is not None and not path.is_file():
+            write_whole(path, loopback_xet.materialise(self, f"{repo.kind}/{repo.id}", stored.xet, stored.size))
+        return path.read_bytes()
 
     def holder(self, name: str) -> Repo | Bucket | None:
         """A repo or bucket by kind/id."""
@@ -171,7 +172,8 @@ class LoopbackHub:
     def _drive(self, request: Request) -> Reply:
         """What other processes see and set: GET /_state, and GET, POST or DELETE /_faults."""
         if request.path == "/_state":
-            return Reply.json(self.state())
+            with self.lock:
+                return Reply.json(self.state())
         try:
             if request.method == "DELETE":
                 self.faults.clear()

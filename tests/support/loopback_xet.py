@@ -65,10 +65,11 @@ class Cas:
         self.xorbs, self.files = folder / "xorbs", folder / "files"
         for place in (self.xorbs, self.files):
             place.mkdir(parents=True, exist_ok=True)
+        self._ends: dict[str, list[int]] = {}
 
     def put_xorb(self, hash: str, data: bytes) -> bool:
         """Keep a xorb; whether it is new. Raises Refused(400) where it is no row of chunks."""
-        list(chunk_ends(data))
+        self._ends[hash] = [0, *chunk_ends(data)]
         new = not (self.xorbs / hash).is_file()
         write_whole(self.xorbs / hash, data)
         return new
@@ -92,8 +93,9 @@ class Cas:
 
     def span(self, term: Term) -> tuple[int, int]:
         """First and last byte of a term's chunks within its xorb."""
-        ends = [0, *chunk_ends((self.xorbs / term.xorb).read_bytes())]
-        return ends[term.start], ends[term.end] - 1
+        if term.xorb not in self._ends:
+            self._ends[term.xorb] = [0, *chunk_ends((self.xorbs / term.xorb).read_bytes())]
+        return self._ends[term.xorb][term.start], self._ends[term.xorb][term.end] - 1
 
 
 def chunk_ends(xorb: bytes) -> Iterator[int]:
