@@ -10,6 +10,7 @@ import httpx
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils._xet import abort_xet_session
 from support.loopback_hub import LoopbackHub
 
 REPO = "loopback/run"
@@ -229,6 +230,20 @@ def test_stalled_xet_storage_fails_the_upload_and_the_download(tmp_path, monkeyp
         api.hf_hub_download(REPO, "a.pt", local_dir=tmp_path / "down")
     hub.faults.clear()
     save(api, WEIGHTS[::-1], "b.pt")
+    hub.stop()
+
+
+def test_a_stalled_xet_upload_is_aborted_from_another_thread(tmp_path, monkeypatch):
+    hub, api = serve(tmp_path, monkeypatch, xet=True, HF_XET_CLIENT_READ_TIMEOUT="600s")
+    hub.faults.add("stall_cas")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(save, api, WEIGHTS, "a.pt")
+        hub.faults.taken.wait()
+        abort_xet_session()
+        assert isinstance(waiting.exception(), RuntimeError)
+    hub.faults.clear()
+    save(api, WEIGHTS, "a.pt")
+    assert hub.repo(REPO).stored_bytes() == 160000
     hub.stop()
 
 

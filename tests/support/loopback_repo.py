@@ -175,7 +175,7 @@ class Repo:
     def upload_mode(self, path: str, size: int, sample: bytes) -> str:
         """Which files are LFS: by name, by size, or because they are binary."""
         large = path.endswith(LARGE) or size > MOST_REGULAR_BYTES or b"\0" in sample
-        return "lfs" if large and size else "regular"
+        return "lfs" if large else "regular"
 
     def put_object(self, sha256: str, content: bytes) -> None:
         if hashlib.sha256(content).hexdigest() != sha256:
