@@ -16,8 +16,9 @@ from kaggle_lib.runs.folder import RunFolder
 from kaggle_lib.runs.upload import Uploads, bounded
 
 Say = Callable[[str], None]
-# Seconds: for the last upload where there is no deadline, and where it is over; for the session's last words.
-LONGEST_WAIT, SHORTEST_WAIT, LAST_WRITE = 1800.0, 10.0, 30.0
+# Seconds for the last upload where there is no deadline, and where it is over; the same for the session's last words.
+LONGEST_WAIT, SHORTEST_WAIT = 1800.0, 10.0
+LONGEST_WRITE, SHORTEST_WRITE = 60.0, 10.0
 
 
 class Custody:
@@ -86,11 +87,11 @@ class Custody:
 
     def settle(self, left: float | None, give_up: Callable[[], bool] = lambda: False) -> None:
         """Wait for the last upload: until the session's deadline (`left` seconds), or LONGEST_WAIT without one."""
-        seconds = LONGEST_WAIT if left is None else max(SHORTEST_WAIT, left - LAST_WRITE)
+        seconds = LONGEST_WAIT if left is None else max(SHORTEST_WAIT, left - SHORTEST_WRITE)
         self.uploads.settle(seconds, give_up, self.say)
 
-    def end(self, outcome: str, reason: str, step: int) -> None:
-        """Write the session's end and its record, and let go of the lease."""
+    def end(self, outcome: str, reason: str, step: int, left: float | None) -> None:
+        """Write the session's end and its record, and let go of the lease. `left`: seconds to the deadline, or None."""
         end = {"outcome": outcome, "reason": reason, "step": step, "on_store": self.stored_step}
         try:
             self.log.write("end", **end)
@@ -99,7 +100,8 @@ class Custody:
             self.say(f"warning: the session's end could not be written to {self.log.path}: {error.strerror}")
         self.close()
         try:
-            bounded(lambda: self.claim.release(reason, self.record(), self.folder.events), LAST_WRITE)
+            seconds = LONGEST_WRITE if left is None else min(LONGEST_WRITE, max(SHORTEST_WRITE, left))
+            bounded(lambda: self.claim.release(reason, self.record(), self.folder.events), seconds)
         except (StoreError, LeaseLost) as error:
             self.say(f"warning: {error}")
 
@@ -118,6 +120,8 @@ class Custody:
         if self.uploads.waiting() is None and self.stored_step == local:
             return f"The checkpoint of step {local} is on the store."
         there = "the store has none" if self.stored_step is None else f"the store has step {self.stored_step}"
-        why = f" ({self.uploads.problem.rstrip('.')})" if self.uploads.problem else ""
-        todo = "Run `train` on this machine again, and it goes there first; on another one it would be missing."
-        return f"The checkpoint of step {local} is in {self.folder.checkpoints} only; {there}{why}. {todo}"
+        problem = self.uploads.problem
+        why = f" ({problem.what.rstrip('.')})" if problem else ""
+        todo = (problem and problem.todo) or "Run `train` on this machine again, and it goes there first."
+        here = f"The checkpoint of step {local} is in {self.folder.checkpoints} only"
+        return f"{here}; {there}{why}. {todo} On another machine it would be missing."

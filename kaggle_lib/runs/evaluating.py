@@ -67,7 +67,7 @@ def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, say: Say
     finally:
         word = "finished" if ended == "evaluated" else "failed"
         custody.settle(None)
-        custody.end(word, ended, found.step)
+        custody.end(word, ended, found.step, None)
     say(f"Evaluated; the numbers are in {folder.evaluation / 'result.json'}.")
     return Outcome(
         outcome="finished",

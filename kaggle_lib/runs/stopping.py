@@ -43,7 +43,10 @@ class Stopping:
         self.say(f"{self.why[0].upper()}{self.why[1:]}: saving and pausing.{again}")
 
     def watch_the_clock(self, slowest: float) -> None:
-        """Ask when a last step, its save and its upload, `slowest` seconds so far, just fit before the deadline."""
+        """Ask when a last step, its save and its upload, `slowest` seconds at most, just fit before the deadline.
+
+        Three times that: an upload that is under way may have to end first, and as much again for what is not measured.
+        """
         if self.clock.hours is None:
             return
         self.reserve = min(3600 * self.clock.hours / 5, max(30.0, 3 * slowest))

@@ -242,7 +242,7 @@ class Session:
         newest = self.custody.newest_local()
         manifest = Manifest.read(self.folder.checkpoint(newest)) if newest is not None else None
         kept, stored = self.custody.kept(), self.custody.uploads.stored
-        self.custody.end(word, reason, newest or 0)
+        self.custody.end(word, reason, newest or 0, self.clock.left())
         self.say(f"{word[0].upper()}{word[1:]}: {reason.rstrip('.')}. {kept}")
         on_store = manifest is not None and stored is not None and stored.nonce == manifest.nonce
         return self._outcome(word, reason, manifest, on_store=on_store)

@@ -28,7 +28,7 @@ RECENT = 5  # uploads that the rate is measured over
 
 class Uploads:
     """Runs from `start` to `stop`. `stored`: the manifest of the newest checkpoint that the store is known to hold;
-    `problem`: why the last try failed, or nothing.
+    `problem`: what made the last try fail, or None.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Uploads:
     ) -> None:
         self.claim, self.folder, self.log, self.record, self.keep = claim, folder, log, record, keep
         self.stored: Manifest | None = None
-        self.problem = ""
+        self.problem: StoreError | None = None
         self.said: SimpleQueue[str] = SimpleQueue()
         self._failed: BaseException | None = None
         self._failures = 0
@@ -107,7 +107,7 @@ class Uploads:
             if self._failures - failures >= TRIES_AT_THE_END:
                 return
             if time.monotonic() >= end:
-                self.problem = self.problem or f"its upload was not done within the last {seconds:.0f} s"
+                self.problem = self.problem or StoreError(f"its upload was not done within the last {seconds:.0f} s")
                 return
             if not told and time.monotonic() > end - seconds + 2:
                 told = True
@@ -128,7 +128,7 @@ class Uploads:
                     time.sleep(POLL_SECONDS)
                 except StoreError as error:
                     self._failures += work == self._upload
-                    self.problem = str(error)
+                    self.problem = error
                     self._warn_once(f"{error} Training goes on; the store is tried again.")
                     self._rest(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
@@ -155,7 +155,7 @@ class Uploads:
         finally:
             self._sending = None
         seconds = time.monotonic() - self._since
-        self.stored, self.problem = manifest, ""
+        self.stored, self.problem = manifest, None
         self._told.clear()
         self._seconds_a_byte.append(seconds / manifest.bytes)
         self.log.write("upload", step=manifest.step, seconds=round(seconds, 4), bytes=manifest.bytes)
@@ -172,7 +172,7 @@ class Uploads:
             self._announced = True
 
     def _warn_once(self, message: str) -> None:
-        same = re.sub(r"[0-9a-f-]{8,}", "", message)  # without the names of passing files, and ids of requests
+        same = re.sub(r"[0-9a-f-]{8,}|[0-9]+", "", message)  # without steps, names of passing files, ids of requests
         if same not in self._told:
             self._told.add(same)
             self._warn(message)

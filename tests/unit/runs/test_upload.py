@@ -1,4 +1,4 @@
-"""Uploads beside the training: nobody waits for the store, the newest checkpoint wins, and nothing is lost or hidden."""
+"""Uploads beside the training: nobody waits for the store, the newest checkpoint wins, and what is where is told."""
 
 import shutil
 import threading
@@ -55,7 +55,7 @@ class Session:
             time.sleep(0.01)
 
     def settle(self):
-        self.custody.settle(ENOUGH + custodies.LAST_WRITE)
+        self.custody.settle(ENOUGH + custodies.SHORTEST_WRITE)
         self.custody.check()
 
     def stored(self):
@@ -112,8 +112,8 @@ def test_without_a_store_the_newest_stay_here_and_the_rest_goes(session):
     assert session.said[0].endswith("Training goes on; the store is tried again.")
     assert session.custody.kept() == (
         f"The checkpoint of step 30 is in {session.folder.checkpoints} only; the store has none "
-        f"({session.uploads.problem.rstrip('.')}). Run `train` on this machine again, and it goes there first; on "
-        "another one it would be missing."
+        f"({session.uploads.problem.what.rstrip('.')}). Put that right and run again. On another machine it would be "
+        "missing."
     )
 
 
@@ -124,7 +124,7 @@ def test_a_store_that_comes_back_gets_the_newest_before_the_session_ends(session
     session.save(20)
     threading.Timer(1, session.repair_store).start()
     session.settle()  # without waiting for the long pause to be over
-    assert (session.uploaded(), session.stored(), session.uploads.problem) == ([20], [20], "")
+    assert (session.uploaded(), session.stored(), session.uploads.problem) == ([20], [20], None)
     assert [line.split()[0] for line in session.said] == ["warning:", "Waiting"]
 
 
@@ -148,11 +148,13 @@ def test_the_last_wait_ends_with_the_deadline_and_says_so(session, monkeypatch):
         session.custody.settle(5.0)
         assert 3 <= time.monotonic() - began < 5
         assert session.said == ["Waiting for the upload of step 10, 3 s at most."]
-        assert "the store has none (its upload was not done within the last 3 s). Run `train`" in session.custody.kept()
+        assert (
+            "the store has none (its upload was not done within the last 3 s). Run `train` on" in session.custody.kept()
+        )
         # The last words are bounded, too.
-        monkeypatch.setattr(custodies, "LAST_WRITE", 0.5)
-        session.custody.end("paused", "session_hours=1 are over", 10)
-    assert session.said[-1] == "warning: The store did not answer within 0 seconds. Its lease ends by itself."
+        monkeypatch.setattr(custodies, "SHORTEST_WRITE", 1.0)
+        session.custody.end("paused", "session_hours=1 are over", 10, 0.5)
+    assert session.said[-1] == "warning: The store did not answer within 1 seconds. Its lease ends by itself."
 
 
 def test_the_second_interrupt_ends_the_wait(session):
