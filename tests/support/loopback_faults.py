@@ -14,7 +14,7 @@ or a list of them) or in the file that $LOOPBACK_FAULTS names. Several may hit o
 | `latency(seconds)`, `slow_upload(bytes_per_second)` | the request waits, then is carried out |
 | `stall_headers(seconds)`, `stall_body(seconds)` | carried out; the reply comes late, or its second half does |
 | `stall_cas(seconds)` | stall_headers of every request to the Xet storage |
-| `corrupt_download` | a byte of the content is another one; the size stays |
+| `corrupt_download` | a byte of the content is another one; the size stays (paths end in the file's name, with Xet its hash) |
 | `should_ignore(pattern)` | preupload tells the client to leave out the files that match |
 | `fail_operations(pattern)` | what a bucket's batch does to files that match fails; the rest is done |
 | `move_head(file)` | another commit, which writes `file` where one is named, lands before this one is judged |
@@ -123,7 +123,7 @@ class Fault:
             self.arguments["function"]()
         return None
 
-    def after(self, request: Request, reply: Reply) -> Reply:
+    def after(self, reply: Reply) -> Reply:
         """What becomes of the reply."""
         if self.action == "drop_reply":
             reply.dropped = True
@@ -136,8 +136,9 @@ class Fault:
         return reply
 
     def told(self) -> dict[str, Any]:
-        where = {"method": self.method.pattern, "path": self.path.pattern}
-        return {"action": self.action, **where, "times": self.left, "after": self.skip, "hits": self.hits}
+        told = {"action": self.action, "method": self.method.pattern, "path": self.path.pattern}
+        arguments = {name: value for name, value in self.arguments.items() if not callable(value)}
+        return {**told, "times": self.left, "after": self.skip, "hits": self.hits, "arguments": arguments}
 
     def _refusal(self, status: int) -> Reply:
         text = self.arguments.get("text") or TEXTS.get(status, f"Fault {status}")
@@ -231,7 +232,7 @@ def exchange(hub: LoopbackHub, request: Request, answer: Callable[[Request], Rep
     if reply is None:
         reply = answer(request)
     for fault in faults:
-        reply = fault.after(request, reply)
+        reply = fault.after(reply)
     reply.faults = tuple(fault.action for fault in faults)
     return reply
 
