@@ -14,7 +14,7 @@ or a list of them) or in the file that $LOOPBACK_FAULTS names. Several may hit o
 | `latency(seconds)`, `slow_upload(bytes_per_second)` | the request waits, then is carried out |
 | `stall_headers(seconds)`, `stall_body(seconds)` | carried out; the reply comes late, or its second half does |
 | `stall_cas(seconds)` | stall_headers of every request to the Xet storage |
-| `corrupt_download` | a byte of the content is another one; the size stays (paths end in the file's name, with Xet its hash) |
+| `corrupt_download` | another byte in the content, same size; a path ends in the file's name, by Xet in its hash |
 | `should_ignore(pattern)` | preupload tells the client to leave out the files that match |
 | `fail_operations(pattern)` | what a bucket's batch does to files that match fails; the rest is done |
 | `move_head(file)` | another commit, which writes `file` where one is named, lands before this one is judged |
