@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
-.PHONY: setup demo test test-fast soak check clean
+.PHONY: setup demo demo-hub test test-fast soak check clean
 
 setup: $(STAMP)
 
@@ -22,6 +22,9 @@ $(STAMP): requirements-cpu.txt requirements-cpu-unsloth.txt pyproject.toml
 
 demo: setup
 	@$(BIN)/python -m kaggle_lib.demo
+
+demo-hub: setup
+	@PYTHONPATH=tests $(BIN)/python -m support.demo_hub
 
 test: setup
 	$(BIN)/python -m pytest -m "not soak"

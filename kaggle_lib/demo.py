@@ -20,29 +20,31 @@ from kaggle_lib.runs import events
 from kaggle_lib.runs.folder import RunFolder
 
 FOLDER = Path("demo")
+STORE, WORK = str(FOLDER / "store"), FOLDER / "work"
 KILL_AT = 30  # of 60 steps
 
 
-def command(name: str, run: str) -> list[str]:
-    places = {"run": run, "store": FOLDER / "store", "work_dir": FOLDER / "work"}
+def command(name: str, run: str, store: str = STORE, work: Path = WORK) -> list[str]:
+    places = {"run": run, "store": store, "work_dir": work}
     sets = [word for key, value in places.items() for word in ("--set", f"{key}={value}")]
     preset = ["--preset", "tiny-cpu"] if name == "train" else []
     return [sys.executable, "-m", "kaggle_lib", name, *preset, *sets, "--json"]
 
 
-def call(name: str, run: str) -> dict[str, Any]:
+def call(name: str, run: str, store: str = STORE, work: Path = WORK) -> dict[str, Any]:
     """Run a command to its end; its outcome. Raises UserError where it failed."""
-    done = subprocess.run(command(name, run), stdout=subprocess.PIPE, text=True, encoding="utf-8", check=False)
+    words = command(name, run, store, work)
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, encoding="utf-8", check=False)
     if done.returncode:
         raise UserError(f"`{name}` of run {run!r} ended with exit code {done.returncode}.", kept=done.stdout)
     outcome: dict[str, Any] = json.loads(done.stdout)
     return outcome
 
 
-def train_and_kill(run: str) -> int:
+def train_and_kill(run: str, store: str = STORE, work: Path = WORK) -> int:
     """Start a training and end its supervisor by SIGKILL once step `KILL_AT` is done; the last step that was seen."""
-    folder = RunFolder(FOLDER / "work" / run)
-    process = subprocess.Popen(command("train", run), stdout=subprocess.DEVNULL)
+    folder = RunFolder(work / run)
+    process = subprocess.Popen(command("train", run, store, work), stdout=subprocess.DEVNULL)
     while process.poll() is None:
         steps = events.curve(events.read_all(folder.events))
         if steps and steps[-1]["step"] >= KILL_AT:
@@ -55,6 +57,22 @@ def train_and_kill(run: str) -> int:
 
 def say(line: str) -> None:
     print(f"\n== {line}", flush=True)
+
+
+def compare(whole: dict[str, Any], resumed: dict[str, Any]) -> None:
+    """Show both adapters' hashes. Raises UserError unless they are equal, and the second was a resumed one's."""
+    print(f"undisturbed  {whole['adapter_sha256']}\nkilled       {resumed['adapter_sha256']}")
+    if whole["adapter_sha256"] != resumed["adapter_sha256"] or resumed["resumed_from"] is None:
+        raise UserError("The resumed run differs from the undisturbed one.", kept=f"Both are in {FOLDER}.")
+    print("Equal, byte for byte.", flush=True)
+
+
+def show_evaluation(run_folder: Path) -> None:
+    result = json.loads((run_folder / "evaluation" / "result.json").read_text(encoding="utf-8"))
+    for side in ("base", "tuned"):
+        numbers = result[side]
+        bits, perplexity = numbers["bits_per_byte"], numbers["perplexity"]
+        print(f"{side:5}  {bits:.3f} bits per byte, perplexity {perplexity:.1f} per token", flush=True)
 
 
 def main() -> None:
@@ -72,22 +90,15 @@ def main() -> None:
     print(f"Resumed from the checkpoint of step {resumed['resumed_from']}, finished at step {resumed['step']}.")
 
     say("4. Are the two adapters the same?")
-    print(f"undisturbed  {whole['adapter_sha256']}\nkilled       {resumed['adapter_sha256']}")
-    if whole["adapter_sha256"] != resumed["adapter_sha256"] or resumed["resumed_from"] is None:
-        raise UserError("The resumed run differs from the undisturbed one.", kept=f"Both are in {FOLDER}.")
-    print("Equal, byte for byte.", flush=True)
+    compare(whole, resumed)
 
     say("5. The base model and the tuned one on held-out answers")
     call("evaluate", "killed")
-    result = json.loads((FOLDER / "work" / "killed" / "evaluation" / "result.json").read_text(encoding="utf-8"))
-    for side in ("base", "tuned"):
-        numbers = result[side]
-        bits, perplexity = numbers["bits_per_byte"], numbers["perplexity"]
-        print(f"{side:5}  {bits:.3f} bits per byte, perplexity {perplexity:.1f} per token", flush=True)
+    show_evaluation(WORK / "killed")
 
     say("6. The report")
     call("report", "killed")
-    page = FOLDER / "work" / "killed" / "report" / "index.html"
+    page = WORK / "killed" / "report" / "index.html"
     print(f"Done in {time.monotonic() - began:.0f} s. Open {page} in a browser.")
 
 
