@@ -56,6 +56,9 @@ class RunConfig(BaseModel):
         ..., "The base model: a Hub id, a local folder, or `sample` (tiny, made from the seed).", "same"
     )
     revision: str | None = option(None, "Commit or branch of the base model on the Hub.", "same")
+    fork_from: str | None = option(
+        None, "Start from the adapter of another run's checkpoint on the same store: `run@step`.", "same"
+    )
     quantization: Literal["nf4", "none"] = option(
         "nf4", "How the frozen base weights are kept: nf4 (4 bit, double quantisation) or none.", "same"
     )
@@ -204,6 +207,9 @@ class RunConfig(BaseModel):
         """(the fields that it is about, what is wrong)."""
         if not RUN_NAME.fullmatch(self.run) or self.run in (".", ".."):
             yield "run", f"run: {self.run!r} is no run name. Use letters, digits, dot, dash, underscore; at most 64"
+        fork = self.fork_from and re.fullmatch(rf"({RUN_NAME.pattern})@[0-9]{{1,8}}", self.fork_from)
+        if self.fork_from is not None and (not fork or fork[1] == self.run):
+            yield "fork_from", f"fork_from: {self.fork_from!r} names no checkpoint of another run. Write run@step"
         for name in ("store", "work_dir", "base_model", "data", "question_column", "answer_column"):
             if not getattr(self, name).strip():
                 yield name, f"{name}: should not be empty"

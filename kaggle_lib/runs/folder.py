@@ -50,6 +50,11 @@ class RunFolder:
         return self.root / "stop"
 
     @property
+    def fork(self) -> Path:
+        """The checkpoint of another run that this one starts from, if it was forked."""
+        return self.root / "fork"
+
+    @property
     def adapter(self) -> Path:
         """The final adapter, as plain PEFT reads it."""
         return self.root / "adapter"

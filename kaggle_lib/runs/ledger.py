@@ -5,6 +5,7 @@
 | `id`, `job`, `host`, `processes`, `versions` | which session, to train or to evaluate, where, with what |
 | `started`, `ended` | times of its first and its end event; `ended` is null while it lives, or where it was killed |
 | `last_event` | when it last gave a sign; closes the record of a session that was killed |
+| `forked_from` | `run@step` of the checkpoint that the run started from, or null |
 | `from_step`, `to_step` | the step it began at, and the newest step that it saved |
 | `ended_because` | `finished: …`, `paused: …`, `stopped: …`, `failed: …`, `killed`, or null |
 | `attempts` | launches whose worker came up |
@@ -44,6 +45,7 @@ def record(events_of_one_session: Sequence[Event]) -> Record:
         "last_event": last["time"],
         "host": began.get("host"),
         "from_step": from_step,
+        "forked_from": began.get("forked_from"),
         "to_step": to_step,
         "ended_because": _because(end) if end else None,
         "attempts": len({event["attempt"] for event in loads}),

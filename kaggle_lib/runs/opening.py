@@ -26,6 +26,7 @@ from kaggle_lib.session.secrets import hub_token
 class Opened:
     """`fresh`: neither the store nor this machine's run folder knows the run. `hooks`: what `settle_hooks` chose.
     `base_commit`: where the base model is of the Hub, its commit, which the run keeps though a branch moves.
+    `fork`: the checkpoint of another run that this one started from (`run`, `step`, `id`), if it was forked.
     """
 
     config: RunConfig
@@ -36,6 +37,7 @@ class Opened:
     fresh: bool
     hooks: Source | None = None
     base_commit: str | None = None
+    fork: dict[str, Any] | None = None
 
     def fingerprint(self) -> str:
         """Of the configuration and of the code that trains now, which an `allow_code_change` may have made another."""

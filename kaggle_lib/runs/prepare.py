@@ -10,7 +10,7 @@ from kaggle_lib import hooks
 from kaggle_lib.config import RunConfig
 from kaggle_lib.errors import ConfigError, NotFinished, ResumeError
 from kaggle_lib.files import write_json
-from kaggle_lib.runs import base_model, resume
+from kaggle_lib.runs import base_model, fork, resume
 from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_run
 
 Say = Callable[[str], None]
@@ -62,11 +62,16 @@ def settle_code(opened: Opened, found: resume.Resume, say: Say) -> str | None:
     return resume.check_code(opened.code, opened.config, found.manifest, _carried(found)) or changed
 
 
-def settle_base(opened: Opened) -> None:
-    """Settle which commit of a base model of the Hub this run takes, where that is not frozen with it already.
+def settle_start(opened: Opened, found: resume.Resume, say: Say) -> None:
+    """Settle what the run starts from: the checkpoint that it is forked from, and which commit of a base model of the
+    Hub it takes, where that is not frozen with it already.
 
-    Raises UserError where there is none, or it may not be read.
+    Raises ConfigError where the first cannot be started from, UserError where the second may not be read.
     """
+    if found.manifest:
+        opened.fork = (found.manifest.model_extra or {}).get("fork")
+    elif opened.config.fork_from:
+        opened.fork = fork.fetch(opened, say)
     if opened.base_commit is None and opened.config.hub_base:
         opened.base_commit = base_model.commit_of(opened.config)
 
@@ -88,6 +93,7 @@ def write_run(
         "config": {**(config or opened.config).model_dump(mode="json"), "revision": opened.for_worker().revision},
         "revision": opened.config.revision,  # as it was asked for
         "base_commit": opened.base_commit,
+        "fork": opened.fork,
         "code": opened.code,
         "session": session,
         "attempt": attempt,
@@ -111,7 +117,7 @@ def prepare(values: Mapping[str, object], say: Say) -> Path:
             raise ConfigError([f"run: {opened.config.run!r} is finished, so there is nothing to train"])
         if changed := settle_code(opened, found, say):
             say(f"warning: {changed}")
-        settle_base(opened)
+        settle_start(opened, found, say)
         if opened.base_commit:
             base_model.fetch(opened.config, opened.base_commit, say)
         opened.folder.clear_requests()

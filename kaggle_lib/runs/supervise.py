@@ -21,7 +21,7 @@ from kaggle_lib.runs.launch import Workers, hang_seconds, visible_gpus
 from kaggle_lib.runs.live import Live
 from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_run
 from kaggle_lib.runs.outcome import Outcome, Skipped, Word
-from kaggle_lib.runs.prepare import settle_base, settle_code, write_run
+from kaggle_lib.runs.prepare import settle_code, settle_start, write_run
 from kaggle_lib.runs.progress import Progress
 from kaggle_lib.runs.stopping import Stopping
 from kaggle_lib.session.clock import Clock
@@ -90,7 +90,7 @@ class Session:
         self.config = config = self.opened.config
         if found.kind == "fresh":  # what cannot be used shows before anything is claimed or loaded
             self.say(f"Data: {check(config)}.")
-        settle_base(self.opened)
+        settle_start(self.opened, found, self.say)
         self.custody.take(self.opened.frozen(), found.lineage, config.take_over, config.lease_wait_minutes)
         with self.stopping.signals():
             try:
@@ -138,6 +138,7 @@ class Session:
             job="train",
             from_step=found.step,
             resumed_from=self.resumed_from,
+            forked_from=self.config.fork_from,
             host=socket.gethostname(),
             processes=self.processes,
         )

@@ -76,6 +76,8 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     resume = None if run["checkpoint"] is None else folder.checkpoint(run["checkpoint"])
     if resume is not None:
         adapter.read(model, resume)
+    elif run["fork"]:
+        adapter.read(model, folder.fork)
     _compare_ranks(model, processes)
 
     cut = Cut(**run["cut"]) if run["cut"] else cut_of(config)
@@ -112,6 +114,7 @@ def _train(folder: RunFolder) -> dict[str, Any]:
             "session": run["session"],
             "versions": found,
             "cut": cut.to_json(),
+            **({"fork": run["fork"]} if run["fork"] else {}),
         },
         on_cpu=on_cpu,
     )

@@ -78,6 +78,10 @@ BAD: list[tuple[str, object, str]] = [
     ("store", "", "store: should not be empty"),
     ("store", "s3://bucket", "store: 's3://bucket' is neither a folder nor hf://user/repo"),
     ("store", "hf:/user/repo", "store: 'hf:/user/repo' is neither a folder nor hf://user/repo"),
+    *(
+        ("fork_from", value, f"fork_from: {value!r} names no checkpoint of another run. Write run@step")
+        for value in ("other", "other@", "@50", "other@-1", "other@last", "r@50", "a b@1")
+    ),
     ("store", "work", "store: 'work' and work_dir 'work' lie in each other; use two folders"),
     ("store", "work/r", "store: 'work/r' and work_dir 'work' lie in each other; use two folders"),
     ("validation_fraction", 0.95, "validation_fraction: with test_fraction it leaves no rows to train on"),
@@ -309,6 +313,7 @@ OTHER: dict[str, Any] = {
     "strategy": None,  # one choice only
     "base_model": "other/model",
     "revision": "abc",
+    "fork_from": "other@50",
     "quantization": "none",
     "precision": "fp32",
     "data": "other.csv",

@@ -52,6 +52,7 @@ def test_record_by_hand():
         "last_event": "2026-11-25T10:01:00.000Z",
         "host": "box",
         "from_step": 10,
+        "forked_from": None,
         "to_step": 14,
         "ended_because": "paused: session_hours=0.01 are over",
         "attempts": 2,
