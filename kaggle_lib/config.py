@@ -96,6 +96,9 @@ class RunConfig(BaseModel):
         4096, "Longest example in tokens; longer ones lose the start of the prompt.", "same", ge=16
     )
     epochs: float = option(2.0, "Passes over the training rows (a fraction is allowed).", "same", gt=0)
+    extend_epochs: float = option(
+        0.0, "Passes after the run's end, with a new warm-up and decay; 2 after 1 extends it once more.", "free", ge=0
+    )
     max_steps: int | None = option(None, "End after this many optimizer steps instead of `epochs`.", "same", ge=1)
     learning_rate: float = option(2e-4, "Peak learning rate.", "same", gt=0)
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = option(

@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from kaggle_lib.config import RunConfig
 
@@ -54,11 +54,22 @@ def _order(seed: int, epoch: int, rows: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """The run as it was begun, or one extension of it: its first step and first sample, and how many of each."""
+
+    first_step: int
+    steps: int
+    first_sample: int
+    samples: int
+
+
+@dataclass(frozen=True)
 class Steps:
     """All steps of a run over `lengths` (tokens of each training row).
 
     Epochs are joined end to end: a step may hold the last rows of one and the first of the next, and the run's last
-    step only what is left of its epochs, so that every epoch holds every row exactly once.
+    step only what is left of its epochs, so that every epoch holds every row exactly once. `extended`: epochs that were
+    added after the end, each a piece of its own, which goes on with the row after the last one.
     """
 
     seed: int
@@ -67,24 +78,33 @@ class Steps:
     cut: Cut
     epochs: float
     max_steps: int | None = None
+    extended: tuple[float, ...] = ()
 
     @property
     def total(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.max_steps or math.ceil(self._samples / self.batch_size)
+        return self.pieces[-1].first_step + self.pieces[-1].steps
 
-    @property
-    def _samples(self) -> int:
-        return max(1, round(self.epochs * len(self.lengths)))
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        pieces: list[Piece] = []
+        step = sample = 0
+        for epochs in (self.epochs, *self.extended):
+            samples = max(1, round(epochs * len(self.lengths)))
+            if self.max_steps and not pieces:
+                samples = self.max_steps * self.batch_size
+            pieces.append(Piece(step, math.ceil(samples / self.batch_size), sample, samples))
+            step, sample = step + pieces[-1].steps, sample + samples
+        return pieces
 
     def samples(self, step: int) -> list[int]:
         """Row positions of step `step` (counted from 0), in the order of the shuffled epoch."""
         assert 0 <= step < self.total
+        piece = next(piece for piece in reversed(self.pieces) if piece.first_step <= step)
+        begin = piece.first_sample + (step - piece.first_step) * self.batch_size
+        end = min(begin + self.batch_size, piece.first_sample + piece.samples)
         rows = len(self.lengths)
-        end = (step + 1) * self.batch_size
-        if self.max_steps is None:
-            end = min(end, self._samples)
-        return [_order(self.seed, at // rows, rows)[at % rows] for at in range(step * self.batch_size, end)]
+        return [_order(self.seed, at // rows, rows)[at % rows] for at in range(begin, end)]
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """The step's samples, longest first, in micro-batches under the token budget.

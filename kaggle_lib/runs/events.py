@@ -2,7 +2,7 @@
 
 | event | written by | fields beside `event`, `time`, `session`, `attempt` |
 |---|---|---|
-| session | supervisor | `from_step`, `resumed_from` (null: fresh), `forked_from`, `host`, `processes` |
+| session | supervisor | `from_step`, `resumed_from` (null: fresh), `forked_from`, `extended`, `host`, `processes` |
 | phase | worker | `phase` (load, train, save, evaluate); load carries `versions` |
 | step | worker | `step`, `samples`, `loss`, `lr`, `grad_norm`, `tokens`, `seconds`, `memory` (bytes), `total_steps` |
 | evaluation | worker | `step`, `bits_per_byte`, `nll`, `bytes`, `tokens`, `rows`, `seconds`, `best_step` |

@@ -6,6 +6,7 @@
 | `started`, `ended` | times of its first and its end event; `ended` is null while it lives, or where it was killed |
 | `last_event` | when it last gave a sign; closes the record of a session that was killed |
 | `forked_from` | `run@step` of the checkpoint that the run started from, or null |
+| `extended` | the epochs that were added to the run after its end, one number each time |
 | `from_step`, `to_step` | the step it began at, and the newest step that it saved |
 | `ended_because` | `finished: …`, `paused: …`, `stopped: …`, `failed: …`, `killed`, or null |
 | `attempts` | launches whose worker came up |
@@ -46,6 +47,7 @@ def record(events_of_one_session: Sequence[Event]) -> Record:
         "host": began.get("host"),
         "from_step": from_step,
         "forked_from": began.get("forked_from"),
+        "extended": began.get("extended", []),
         "to_step": to_step,
         "ended_because": _because(end) if end else None,
         "attempts": len({event["attempt"] for event in loads}),

@@ -94,6 +94,7 @@ def write_run(
         "revision": opened.config.revision,  # as it was asked for
         "base_commit": opened.base_commit,
         "fork": opened.fork,
+        "extended": found.extended,
         "code": opened.code,
         "session": session,
         "attempt": attempt,

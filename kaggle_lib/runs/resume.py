@@ -6,7 +6,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +25,8 @@ class Resume:
 
     `path`: the checkpoint in the run folder, wherever it came from (`source`); None: fresh. `stored`: the same
     checkpoint on the store; where it is not there, `to_commit` is its path, for the supervisor to commit first.
-    `skipped`: newer ones that were passed over. `why`: one sentence for the user; `notes`: what was moved.
+    `skipped`: newer ones that were passed over. `why`: one sentence for the user; `notes`: what was moved. `added`:
+    epochs that this session adds to a finished run.
     """
 
     kind: Literal["fresh", "resume", "finished"]
@@ -39,6 +40,22 @@ class Resume:
     manifest: Manifest | None = None
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    added: tuple[float, ...] = ()
+
+    @property
+    def extended(self) -> list[float]:
+        """The epochs that were added to the run after its end, one number each time."""
+        added: list[float] = (self.manifest.model_extra or {}).get("extended", []) if self.manifest else []
+        return [*added, *self.added]
+
+    def extend(self, epochs: float) -> Resume:
+        """The same, to go on beyond the end until `epochs` were added in all; unchanged where that is done, or before
+        the end."""
+        more = round(epochs - sum(self.extended), 9)
+        if self.kind != "finished" or more <= 0:
+            return self
+        why = f"Extending the finished run by {more:g} epochs, from step {self.step} on."
+        return replace(self, kind="resume", added=(more,), why=why)
 
 
 def choose(folder: RunFolder, store: Store, state: StoreState) -> Resume:

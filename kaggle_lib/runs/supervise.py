@@ -121,7 +121,7 @@ class Session:
         self.skipped += [skipped for skipped in found.skipped if skipped not in self.skipped]
         for note in found.notes:
             self.say(note)
-        return found
+        return found.extend(self.config.extend_epochs)
 
     def _already_finished(self, found: resume.Resume) -> Outcome:
         """Nothing to train: bring back what is gone from this machine, and say so."""
@@ -139,6 +139,7 @@ class Session:
             from_step=found.step,
             resumed_from=self.resumed_from,
             forked_from=self.config.fork_from,
+            extended=found.extended,
             host=socket.gethostname(),
             processes=self.processes,
         )

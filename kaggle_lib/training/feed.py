@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from transformers import get_scheduler
 from trl import SFTConfig
 
 from kaggle_lib.config import RunConfig
-from kaggle_lib.data.steps import Steps
+from kaggle_lib.data.steps import Piece, Steps
 from kaggle_lib.runs.folder import RunFolder
 from kaggle_lib.training import batch
 
@@ -42,16 +44,36 @@ class StepDataset(torch.utils.data.Dataset[dict[str, Any]]):
         }
 
 
-def sft_config(config: RunConfig, folder: RunFolder, total_steps: int, on_cpu: bool) -> SFTConfig:
+def warmup(config: RunConfig, piece: Piece) -> int:
+    """Steps in which the learning rate rises at a piece's beginning."""
+    return math.ceil(config.warmup_ratio * piece.steps)
+
+
+def shape(config: RunConfig, pieces: Sequence[Piece]) -> Callable[[int], float]:
+    """The learning rate ÷ its peak after so many steps: each piece has its own warm-up and decay."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    shapes = [
+        get_scheduler(config.lr_scheduler_type, optimizer, warmup(config, piece), piece.steps).lr_lambdas[0]
+        for piece in pieces
+    ]
+
+    def at(step: int) -> float:
+        number = max(number for number, piece in enumerate(pieces) if piece.first_step <= step)
+        return float(shapes[number](step - pieces[number].first_step))
+
+    return at
+
+
+def sft_config(config: RunConfig, folder: RunFolder, steps: Steps, on_cpu: bool) -> SFTConfig:
     """Every field that matters is set: strategies change the defaults. Saving, logging, evaluation are our own."""
     return SFTConfig(
         output_dir=str(folder.checkpoints),
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
-        max_steps=total_steps,
+        max_steps=steps.total,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=math.ceil(config.warmup_ratio * total_steps),
+        warmup_steps=warmup(config, steps.pieces[0]),
         optim=config.optim,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,

@@ -21,7 +21,7 @@ from kaggle_lib.evaluation import likelihood
 from kaggle_lib.runs.events import EventLog
 from kaggle_lib.runs.folder import RunFolder
 from kaggle_lib.training import memory, snapshot, step
-from kaggle_lib.training.feed import StepDataset, sft_config
+from kaggle_lib.training.feed import StepDataset, sft_config, shape
 
 # fp16's scaler halves its scale, 65,536 at first, at each skip: after so many it is below 1, and not what overflows.
 SKIPS_IN_A_ROW = 20
@@ -77,7 +77,7 @@ class RunTrainer(SFTTrainer):
         self.asked_save = self.asked_stop = False
         self.item: dict[str, Any] = {}
         self.step_loss, self.step_began, self.skipped_in_a_row = 0.0, 0.0, 0
-        args = sft_config(config, folder, steps.total, on_cpu)
+        args = sft_config(config, folder, steps, on_cpu)
         # TRL casts a quantised model's adapter to bf16: fp16's scaler refuses that, and a resumed one would be rounded.
         exact = {name: p.data.float() for name, p in model.named_parameters() if p.requires_grad}
         super().__init__(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
@@ -103,6 +103,13 @@ class RunTrainer(SFTTrainer):
         self.step_began = time.monotonic()
         self.item = next(epoch_iterator)
         return [self.item], self.item["answer_tokens"]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        pieces = self.steps.pieces
+        scheduler = super().create_scheduler(pieces[0].steps, optimizer)
+        if len(pieces) > 1:
+            scheduler.lr_lambdas = [shape(self.config, pieces)] * len(scheduler.lr_lambdas)
+        return scheduler
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0
@@ -218,6 +225,9 @@ class RunTrainer(SFTTrainer):
             folder = self.folder.checkpoint(self.state.global_step)
             self.optimizer.load_state_dict(snapshot.load(folder / snapshot.OPTIMIZER))
             self.lr_scheduler.load_state_dict(snapshot.load(folder / snapshot.SCHEDULER))
+            if len(self.steps.pieces) > 1:  # the last step of a piece left the rate at which that piece ended
+                for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_lr(), strict=True):
+                    group["lr"] = rate
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and self.accelerator.scaler is not None:

@@ -82,7 +82,9 @@ def _train(folder: RunFolder) -> dict[str, Any]:
 
     cut = Cut(**run["cut"]) if run["cut"] else cut_of(config)
     lengths = [len(ids) for ids in rows.train["input_ids"]]
-    steps = Steps(config.seed, config.train_batch_size, lengths, cut, config.epochs, config.max_steps)
+    steps = Steps(
+        config.seed, config.train_batch_size, lengths, cut, config.epochs, config.max_steps, tuple(run["extended"])
+    )
     order = sorted(range(len(rows.validation)), key=lambda index: mix(config.seed, "validation", index))
     validation = [rows.validation[index] for index in sorted(order[: config.eval_rows])]
 
@@ -114,7 +116,7 @@ def _train(folder: RunFolder) -> dict[str, Any]:
             "session": run["session"],
             "versions": found,
             "cut": cut.to_json(),
-            **({"fork": run["fork"]} if run["fork"] else {}),
+            **{name: run[name] for name in ("fork", "extended") if run[name]},
         },
         on_cpu=on_cpu,
     )

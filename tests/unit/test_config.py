@@ -328,6 +328,7 @@ OTHER: dict[str, Any] = {
     "train_batch_size": 8,
     "max_length": 512,
     "epochs": 3.0,
+    "extend_epochs": 1.0,
     "max_steps": 9,
     "learning_rate": 1e-3,
     "lr_scheduler_type": "linear",
@@ -369,7 +370,16 @@ FREE = {
         "eval_rows",
         "logging_steps",
     ),
-    *("hooks", "keep", "session_hours", "hang_minutes", "lease_wait_minutes", "take_over", "allow_code_change"),
+    *(
+        "hooks",
+        "keep",
+        "extend_epochs",
+        "session_hours",
+        "hang_minutes",
+        "lease_wait_minutes",
+        "take_over",
+        "allow_code_change",
+    ),
 }
 
 

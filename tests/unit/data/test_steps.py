@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from kaggle_lib.config import RunConfig
-from kaggle_lib.data.steps import Cut, Steps, cut_of, mix
+from kaggle_lib.data.steps import Cut, Piece, Steps, cut_of, mix
 
 LENGTHS = [5, 40, 90, 300, 17, 33, 250, 8, 61, 120, 44, 290]
 
@@ -43,6 +43,17 @@ def test_max_steps_ends_the_run_and_goes_on_over_epochs():
     assert run.total == 9
     assert len({row for step in range(3) for row in run.samples(step)}) == 12
     assert all(len(run.samples(step)) == 4 for step in range(9))
+
+
+def test_an_extension_goes_on_with_the_next_row_and_changes_no_step_before_it():
+    run, longer = steps(batch_size=5, epochs=1.5), steps(batch_size=5, epochs=1.5, extended=(0.5, 1))
+    assert longer.pieces == [Piece(0, 4, 0, 18), Piece(4, 2, 18, 6), Piece(6, 3, 24, 12)]
+    assert (run.total, longer.total) == (4, 9)
+    assert [longer.samples(step) for step in range(4)] == [run.samples(step) for step in range(4)]
+    assert [len(longer.samples(step)) for step in range(9)] == [5, 5, 5, 3, 5, 1, 5, 5, 2]
+    order = [row for step in range(9) for row in longer.samples(step)]
+    assert sorted(order[:12]) == sorted(order[12:24]) == sorted(order[24:]) == list(range(12))
+    assert steps(max_steps=2, extended=(1,)).pieces == [Piece(0, 2, 0, 8), Piece(2, 3, 8, 12)]
 
 
 def test_the_order_is_the_same_in_another_process_and_hash_seed():

@@ -53,6 +53,7 @@ def test_record_by_hand():
         "host": "box",
         "from_step": 10,
         "forked_from": None,
+        "extended": [],
         "to_step": 14,
         "ended_because": "paused: session_hours=0.01 are over",
         "attempts": 2,

@@ -132,7 +132,7 @@ def test_trl_rounds_a_quantised_models_adapter_and_ours_does_not(quantised, make
     after = adapter.state(trainer.model)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}
-    args = sft_config(trainer.config, trainer.folder, 1, on_cpu=True)
+    args = sft_config(trainer.config, trainer.folder, trainer.steps, on_cpu=True)
     assert isinstance(args, SFTConfig)
     SFTTrainer(model=model, args=args, train_dataset=trainer.rows, processing_class=trainer.processing_class)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.bfloat16}
@@ -142,7 +142,7 @@ def test_no_precision_but_the_configured_one(make_trainer):
     from kaggle_lib.training.feed import sft_config
 
     trainer = make_trainer([9, 30])
-    args = sft_config(trainer.config, trainer.folder, 1, on_cpu=True)
+    args = sft_config(trainer.config, trainer.folder, trainer.steps, on_cpu=True)
     assert (args.fp16, args.bf16, args.gradient_accumulation_steps, args.report_to) == (False, False, 1, [])
     assert (args.logging_nan_inf_filter, args.average_tokens_across_devices) == (False, False)
     assert (args.packing, args.padding_free, args.max_length) == (False, False, None)
