@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import shutil
 import socket
 import sys
@@ -24,6 +25,7 @@ from kaggle_lib.runs.outcome import Outcome, Skipped, Word
 from kaggle_lib.runs.prepare import settle_code, settle_start, write_run
 from kaggle_lib.runs.progress import Progress
 from kaggle_lib.runs.stopping import Stopping
+from kaggle_lib.runs.upload import beside
 from kaggle_lib.session.clock import Clock
 
 Say = Callable[[str], None]
@@ -153,8 +155,10 @@ class Session:
     def _train(self, found: resume.Resume) -> Outcome:
         """Launch the workers until they are done, asked to stop, or die without getting further."""
         in_vain = 0
-        if found.kind != "finished" and self.opened.base_commit:
-            base_model.fetch(self.config, self.opened.base_commit, self.say)
+        if found.kind != "finished" and (commit := self.opened.base_commit):
+            fetch = functools.partial(base_model.fetch, self.config, commit, self.say)
+            if not beside(fetch, self._asked_to_end):
+                return self._end("paused", f"{self.stopping.why}, before the base model was here")
         while True:
             self.custody.check()
             if found.kind == "finished":
@@ -189,6 +193,11 @@ class Session:
             self.attempt += 1
             self.log.attempt = self.attempt
             found = self._choose()
+
+    def _asked_to_end(self) -> bool:
+        self.custody.check()
+        self.stopping.watch_the_clock(0.0)
+        return bool(self.stopping.why)
 
     def _launch(self, found: resume.Resume) -> tuple[Workers, str]:
         """One attempt; how its workers ended, in words."""

@@ -182,8 +182,9 @@ class Uploads:
         self.said.put(f"warning: {message}")
 
 
-def bounded(work: Callable[[], None], seconds: float) -> None:
-    """Call `work` in a thread and wait for it so long. Raises what it raises, and StoreError where it is not done."""
+def beside(work: Callable[[], None], leave: Callable[[], bool]) -> bool:
+    """Call `work` in a thread, and `leave` all the while: True when the first is done, False where the second says to
+    leave it. Raises what either raises."""
     ended: list[BaseException | None] = []
 
     def run() -> None:
@@ -195,8 +196,17 @@ def bounded(work: Callable[[], None], seconds: float) -> None:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(seconds)
-    if not ended:
-        raise StoreError(f"The store did not answer within {seconds:.0f} seconds.", kept="Its lease ends by itself.")
+    while not ended:
+        if leave():
+            return False
+        thread.join(POLL_SECONDS)
     if ended[0] is not None:
         raise ended[0]
+    return True
+
+
+def bounded(work: Callable[[], None], seconds: float) -> None:
+    """Call `work` and wait for it so long. Raises what it raises, and StoreError where it is not done by then."""
+    end = time.monotonic() + seconds
+    if not beside(work, lambda: time.monotonic() > end):
+        raise StoreError(f"The store did not answer within {seconds:.0f} seconds.", kept="Its lease ends by itself.")

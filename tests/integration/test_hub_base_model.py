@@ -78,6 +78,22 @@ def test_a_run_keeps_its_commit_though_the_branch_moves_and_another_machine_goes
     assert f"The Hub does not answer (HfHubHTTPError): taking {REPO} from the cache." in evaluated["stderr"]
 
 
+@pytest.mark.slow
+def test_an_interrupt_ends_a_download_that_stalls(hub, tmp_path):
+    put(hub, {"config.json": b"{}", "model.safetensors": b"weights"})
+    hub.faults.add("stall_headers(600)", path="/resolve/", times=None)
+    place = Place(tmp_path / "run", values={"base_model": REPO})
+    process = place.start()
+    for line in process.stderr:
+        if line.startswith("Fetching"):
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 75, err
+    assert json.loads(out)["reason"] == "interrupted, before the base model was here"
+    assert place.call("status")["state"] == "paused"
+
+
 def test_what_is_not_on_the_hub_is_one_error(hub, monkeypatch):
     commit = put(hub, {"config.json": b"{}"})
     assert base_model.commit_of(config()) == commit
