@@ -43,13 +43,14 @@ def refused(call, *arguments):
 
 @pytest.mark.slow
 def test_a_run_keeps_its_commit_though_the_branch_moves_and_another_machine_goes_on(hub, tmp_path, monkeypatch):
-    whole = Place(tmp_path / "sample")
+    strategy = "unsloth" if hub.xet else "peft"
+    whole = Place(tmp_path / "sample", values={"strategy": strategy})
     assert whole.call()["outcome"] == "finished"
     made = whole.work / ".cache" / "sample-model-42"
     files = {name: (made / name).read_bytes() for name in FILES}
     commit = put(hub, {**files, "pytorch_model.bin": b"the same again", "original/model.safetensors": b"and again"})
 
-    place = Place(tmp_path / "hub-model", values={"base_model": REPO})
+    place = Place(tmp_path / "hub-model", values={"base_model": REPO, "strategy": strategy})
     process = place.start()
     place.wait_for_step(process, 6)
     process.send_signal(signal.SIGTERM)
