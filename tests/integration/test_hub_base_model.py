@@ -1,25 +1,31 @@
 """A base model of the Hub is fetched once, at one commit for the whole run, and the workers load it offline."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
-from support.loopback_hub import LoopbackHub
+from support.loopback_http import User
+from support.loopback_hub import OWNER, LoopbackHub
 from support.sessions import Place
 
 from kaggle_lib.config import RunConfig
 from kaggle_lib.errors import UserError
 from kaggle_lib.runs import base_model
 
-REPO = "loopback/tiny"
+ROOT = Path(__file__).parents[2]
+REPO, TOKEN = "loopback/tiny", "hf_AbCdEfGhIjKlMnOpQrStUvWxYzAbCdEfGh"
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
 @pytest.fixture(params=["lfs", "xet"])
 def hub(request, monkeypatch, tmp_path):
-    with LoopbackHub(tmp_path / "hub", xet=request.param == "xet") as hub:
+    with LoopbackHub(tmp_path / "hub", xet=request.param == "xet", users={TOKEN: User(OWNER)}) as hub:
         hub.lead_client(monkeypatch)
         yield hub
 
@@ -77,6 +83,44 @@ def test_a_run_keeps_its_commit_though_the_branch_moves_and_another_machine_goes
     evaluated = second.call("evaluate")
     assert "Fetching" not in evaluated["stderr"]
     assert f"The Hub does not answer (HfHubHTTPError): taking {REPO} from the cache." in evaluated["stderr"]
+
+
+@pytest.mark.slow
+def test_no_byte_of_the_token_is_left_by_the_command_line_or_a_notebook(hub, tmp_path):
+    sample = Place(tmp_path / "sample", values={"max_steps": 1})
+    sample.call()
+    put(hub, {name: (sample.work / ".cache/sample-model-42" / name).read_bytes() for name in FILES})
+    dump = tmp_path / "dump.py"
+    dump.write_text(
+        "import os, pathlib\n"
+        "def callbacks(config):\n"
+        "    pathlib.Path(config.work_dir, 'environ').write_text(repr(dict(os.environ)))\n"
+        "    return []\n"
+    )
+    place = Place(tmp_path / "run", values={"base_model": REPO, "max_steps": 2, "hooks": dump})
+    said = [place.call(), place.call("evaluate"), place.call("report"), place.call("status"), place.call("doctor")]
+    assert "'HF_HUB_OFFLINE': '1'" in (place.work / "environ").read_text()
+    words = {"base_model": REPO, "hooks": dump, "rows": 16, "max_length": 96, "max_steps": 2, "work_dir": "nb-work"}
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("papermill"),
+            "--no-progress-bar",
+            ROOT / "notebooks/quickstart.ipynb",
+            "out.ipynb",
+        ]
+        + [word for name, value in words.items() for word in ("-r", name, str(value))],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "IPYTHONDIR": str(tmp_path / "ipython")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Finished: all steps are done." in (tmp_path / "out.ipynb").read_text()
+    assert "'HF_HUB_OFFLINE': '1'" in (tmp_path / "nb-work/environ").read_text()
+    assert TOKEN not in repr(said) + done.stdout + done.stderr
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+    assert left == []
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_killed_with_its_machine_and_finished_evaluated_and_reported_on_others(w
     dump = tmp_path / "dump.py"
     dump.write_text(
         "import os, pathlib\n"
-        "def callbacks():\n"
+        "def callbacks(config):\n"
         f"    pathlib.Path({str(tmp_path / 'environ')!r}).write_text(repr(dict(os.environ)))\n"
         "    return []\n"
     )
