@@ -7,16 +7,15 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from kaggle_lib.checkpoints import manifest as manifests
-from kaggle_lib.checkpoints.folder_layout import KEPT, Layout
-from kaggle_lib.checkpoints.lease import Lease
+from kaggle_lib.checkpoints.folder_layout import Layout
+from kaggle_lib.checkpoints.lease import Lease, lost, refusal
 from kaggle_lib.checkpoints.manifest import Manifest
 from kaggle_lib.checkpoints.store import Kind, Stored, StoreState
-from kaggle_lib.errors import CheckpointError, LeaseHeld, LeaseLost, StoreError
+from kaggle_lib.errors import CheckpointError, StoreError
 from kaggle_lib.files import fsync_directory, replace_folder, set_aside, write_bytes, write_json
 
 
@@ -56,7 +55,7 @@ class FolderStore:
             with files.lock():
                 held = files.lease()
                 if held and held.session != take_over and not held.expired(self._clock()) and not held.provably_dead():
-                    raise self._refusal(held, take_over)
+                    raise refusal(self._run, held, self._clock(), take_over)
                 files.clean()
                 if files.config() is None:
                     write_json(files.config_json, {**config, "lineage": lineage})
@@ -87,20 +86,6 @@ class FolderStore:
             into.parent.mkdir(parents=True, exist_ok=True)
             replace_folder(self._files.kind(kind), into)
             return True
-
-    def _refusal(self, held: Lease, take_over: str | None) -> LeaseHeld:
-        left = held.expires - self._clock()
-        until = datetime.fromtimestamp(held.expires, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        what = f"Run {self._run!r} is held by session {held.session} on {held.host} until {until} ({left / 60:.1f} min)"
-        if take_over:
-            what += f"; take_over names another session, {take_over}"
-        return LeaseHeld(
-            f"{what}.",
-            session=held.session,
-            host=held.host,
-            seconds_left=left,
-            todo=f"Wait, or give take_over={held.session} if you know that it no longer runs.",
-        )
 
 
 class FolderClaim:
@@ -213,15 +198,7 @@ class FolderClaim:
             session, host = lease.session, lease.host
         else:
             session, host = (head["session"], head["host"]) if head else ("unknown", "an unknown host")
-        if session == mine:
-            raise LeaseLost(
-                f"Session {mine} no longer holds run {self._run!r}: it was released or claimed anew.", kept=KEPT
-            )
-        raise LeaseLost(
-            f"Run {self._run!r} was taken over by session {session} on {host}.",
-            kept="What this session committed before is kept; it writes nothing more.",
-            todo="Let that session go on.",
-        )
+        raise lost(self._run, mine, session, host)
 
     def _record(self, ledger: dict[str, Any], events: Path) -> None:
         session = self._lease.session

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
+
+from kaggle_lib.errors import LeaseHeld, LeaseLost
 
 SHORTEST, UNMEASURED = 600.0, 1800.0  # seconds
 
@@ -75,6 +78,34 @@ class Lease(BaseModel):
             return _started(self.pid) != self.pid_started
         except PermissionError:
             return False
+
+
+def refusal(run: str, held: Lease, now: float, take_over: str | None) -> LeaseHeld:
+    """Another session may still be writing: which, where, and until when."""
+    left = held.expires - now
+    until = datetime.fromtimestamp(held.expires, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    what = f"Run {run!r} is held by session {held.session} on {held.host} until {until} ({left / 60:.1f} min)"
+    if take_over:
+        what += f"; take_over names another session, {take_over}"
+    return LeaseHeld(
+        f"{what}.",
+        session=held.session,
+        host=held.host,
+        seconds_left=left,
+        todo=f"Wait, or give take_over={held.session} if you know that it no longer runs.",
+    )
+
+
+def lost(run: str, mine: str, session: str, host: str) -> LeaseLost:
+    """The run is no longer `mine`: `session` on `host` wrote last."""
+    if session == mine:
+        what = f"Session {mine} no longer holds run {run!r}: it was released or claimed anew."
+        return LeaseLost(what, kept="Everything committed before is kept.")
+    return LeaseLost(
+        f"Run {run!r} was taken over by session {session} on {host}.",
+        kept="What this session committed before is kept; it writes nothing more.",
+        todo="Let that session go on.",
+    )
 
 
 def _started(pid: int) -> int | None:

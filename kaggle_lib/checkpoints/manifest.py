@@ -88,8 +88,8 @@ class Manifest(BaseModel):
         write_text(folder / NAME, manifest.model_dump_json(indent=2) + "\n")
         return manifest
 
-    @classmethod
-    def read(cls, folder: Path) -> Self:
+    @staticmethod
+    def read(folder: Path) -> Manifest:
         """The manifest of a checkpoint folder. Raises CheckpointError where it is missing, unreadable or misplaced.
 
         Other errors of the file system (no permission, a mount that is gone) are raised as they are: no damage.
@@ -104,17 +104,7 @@ class Manifest(BaseModel):
             if error.errno != errno.EIO:
                 raise
             raise damaged(folder, NAME, f"cannot be read ({error.strerror})") from None
-        if not content:
-            raise damaged(folder, NAME, "is empty")
-        try:
-            manifest = cls.model_validate_json(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = "".join(f"{part}: " for part in first["loc"][:1])
-            raise damaged(folder, NAME, f"is not a manifest ({where}{first['msg']})") from None
-        if step_of(folder.name) not in (None, manifest.step):
-            raise damaged(folder, NAME, f"is of step {manifest.step}")
-        return manifest
+        return parse(content, folder)
 
     def problem(self, folder: Path, *, hashed: bool = True) -> tuple[str, str] | None:
         """(file, reason) of the first file that is not what the manifest says, or None: the checkpoint is good.
@@ -138,6 +128,21 @@ class Manifest(BaseModel):
                     raise
                 return name, f"cannot be read ({error.strerror})"
         return None
+
+
+def parse(content: bytes, folder: Path) -> Manifest:
+    """What the `manifest.json` of a checkpoint folder holds. Raises CheckpointError where it is none of that folder."""
+    if not content:
+        raise damaged(folder, NAME, "is empty")
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"][:1])
+        raise damaged(folder, NAME, f"is not a manifest ({where}{first['msg']})") from None
+    if step_of(folder.name) not in (None, manifest.step):
+        raise damaged(folder, NAME, f"is of step {manifest.step}")
+    return manifest
 
 
 def damaged(folder: Path, file: str, reason: str) -> CheckpointError:

@@ -5,8 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.checkpoint_folders import BYTES, LINEAGE, dead_lease, make_checkpoint, make_events, tree
+from support.loopback_hub import LoopbackHub
 
 from kaggle_lib.checkpoints.folder_store import FolderStore
+from kaggle_lib.checkpoints.hub import HubStore
 from kaggle_lib.checkpoints.lease import Lease
 from kaggle_lib.checkpoints.store import StoreState
 from kaggle_lib.errors import CheckpointError, LeaseHeld, LeaseLost
@@ -27,10 +29,16 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(params=["folder"])
-def make_store(request, tmp_path, clock):
+@pytest.fixture(params=["folder", "hub-lfs", "hub-xet"])
+def make_store(request, tmp_path, clock, monkeypatch):
     """`make_store(run)` opens the run anew, as another session would."""
-    return {"folder": lambda run="r": FolderStore(tmp_path / "store", run, clock)}[request.param]
+    if request.param == "folder":
+        yield lambda run="r": FolderStore(tmp_path / "store", run, clock)
+        return
+    with LoopbackHub(tmp_path / "hub", xet=request.param == "hub-xet") as hub:
+        hub.lead_client(monkeypatch)
+        yield lambda run="r": HubStore("loopback/runs", run, hub.token, clock=clock)
+        assert not [record for record in hub.requests if record.status >= 500]
 
 
 @pytest.fixture
@@ -58,6 +66,7 @@ def steps(store):
 def test_a_look_at_an_empty_store_creates_nothing(store, tmp_path):
     assert store.peek() == StoreState(None, None, [], None, None, [])
     assert not (tmp_path / "store").exists()
+    assert not list(tmp_path.glob("hub/repos/*"))
 
 
 def test_a_claim_freezes_configuration_and_lineage_before_the_first_checkpoint(store, make_store, clock):

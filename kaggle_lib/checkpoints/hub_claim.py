@@ -1,0 +1,257 @@
+"""The right to write a run on the Hub: every commit is made on the head that this session last made, or not at all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
+
+from kaggle_lib.checkpoints import hub_storage
+from kaggle_lib.checkpoints.hub_client import KEPT, rest
+from kaggle_lib.checkpoints.hub_head import Moved, Seen
+from kaggle_lib.checkpoints.hub_layout import HEAD, LEASE, LEDGER, Branch, added
+from kaggle_lib.checkpoints.hub_repo import Operation, Tree
+from kaggle_lib.checkpoints.lease import Lease, lost
+from kaggle_lib.checkpoints.manifest import NAME, Manifest, folder_name, verify
+from kaggle_lib.checkpoints.store import Kind
+from kaggle_lib.errors import CheckpointError, LeaseLost, StoreError
+
+MOST_COMMITS = 64  # of a branch's history; a few thousand would slow the repo down
+
+Make = Callable[[Tree], Sequence[Operation]]
+
+
+class HubClaim:
+    """See Claim. Making one is the claim: raises Moved where another commit came first."""
+
+    def __init__(self, branch: Branch, seen: Seen, lease: Lease, lineage: str, first: Sequence[Operation]) -> None:
+        self._branch, self._repo, self._lineage = branch, branch.repo, lineage
+        self._ledger = branch.object(seen.tree, LEDGER) or {}
+        self._committed_at: float | None = None
+        self._over: LeaseLost | None = None
+        self._lock = threading.RLock()  # held for a commit, not while content goes there: `renew` goes on beside that
+        now = branch.clock()
+        self._lease = lease.renewed(now)
+        mark = seen.mark.claimed(lease, now)
+        operations = [*first, added(LEASE, self._lease.model_dump()), added(HEAD, mark.model_dump())]
+        self._at = branch.head.land(seen, operations, mark, f"claim by session {lease.session}")
+
+    @property
+    def lease(self) -> Lease:
+        return self._lease
+
+    @property
+    def head(self) -> str:
+        return self._at.tree.commit
+
+    def due(self) -> bool:
+        return self._lease.due(self._branch.clock())
+
+    def commit(self, checkpoint: Path, ledger: dict[str, Any], events: Path) -> str | None:
+        manifest = verify(checkpoint)
+        name, what = folder_name(manifest.step), f"step {manifest.step}"
+        with self._branch.doing(f"given {what}", 2 * manifest.bytes):
+            self._refresh()  # a session that was taken over sends nothing
+            state, anew = self._state(manifest), False
+            notice, moves = self._set_aside(manifest, state)
+            for _ in range(3):
+                files: list[CommitOperationAdd] = []
+                if state != "equal" or anew:
+                    files = [added(f"checkpoints/{name}/{one}", checkpoint / one) for one in [*manifest.files, NAME]]
+                    self._repo.upload(files)
+                now = self._branch.clock()
+                interval = None if self._committed_at is None else now - self._committed_at
+                self._write(what, _joined(moves, _just(files), self._record(ledger, events)), interval)
+                problem = self._problem(checkpoint, manifest)
+                until = hub_storage.condemned_until(self._repo, self._large(name), self._branch.clock())
+                if problem is None and until is None:
+                    self._committed_at = now
+                    return notice
+                if until is not None:  # another run is deleting the same content: it has to go there anew
+                    rest(max(0.0, until - self._branch.clock()))
+                anew, state = True, "equal"
+                moves = _just([])
+        reason = " ".join(problem) if problem else "holds what another run is deleting"
+        what = f"The store {self._branch.place} has not kept step {manifest.step} as it was sent: {reason}."
+        raise StoreError(what, kept=KEPT, todo="Try again.")
+
+    def renew(self, ledger: dict[str, Any], events: Path) -> None:
+        with self._branch.doing("written"):
+            self._write("renewal", self._record(ledger, events))
+
+    def put(self, kind: Kind, folder: Path) -> None:
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        with self._branch.doing(f"given the {kind}", sum(path.stat().st_size for path in files.values())):
+            self._refresh()
+            adds = [added(f"{kind}/{name}", path) for name, path in files.items()]
+            self._repo.upload(adds)
+            self._write(kind, _joined(lambda tree: _removed(tree, kind, files), _just(adds)))
+
+    def free(self, keep: int) -> list[int]:
+        assert keep >= 1
+        with self._branch.doing("freed of old checkpoints"):
+            self._refresh()
+            tree = self._at.tree
+            good = [
+                stored.manifest
+                for stored in self._branch.stored(tree)
+                if stored.manifest and not stored.problem and stored.manifest.lineage == self._lineage
+            ]
+            freed = [manifest.step for manifest in good[keep:] if not manifest.finished]
+            folders = [f"checkpoints/{folder_name(step)}/" for step in freed]
+            kept = Tree("", True, {p: f for p, f in tree.files.items() if not p.startswith(tuple(folders))}).large()
+            unused = hub_storage.unused(self._repo, kept, tree.large() - kept)
+            squash = self._at.mark.commits >= MOST_COMMITS
+            if freed or unused or squash:
+                deletes = [CommitOperationDelete(folder, is_folder=True) for folder in folders]
+                self._write("free", _just(deletes), condemned=list(unused), squash=squash)
+                hub_storage.delete(self._repo, unused, self._at.mark, self._branch.clock())
+        return freed
+
+    def release(self, reason: str, ledger: dict[str, Any], events: Path) -> None:
+        with self._branch.doing("released"), self._lock:
+            gone = [CommitOperationDelete(LEASE)]
+            self._write(f"release: {reason}", _joined(self._record(ledger, events), _just(gone)), last=True)
+
+    def _write(
+        self,
+        what: str,
+        make: Make,
+        interval: float | None = None,
+        *,
+        condemned: Sequence[str] = (),
+        squash: bool = False,
+        last: bool = False,
+    ) -> None:
+        """One commit with what `make` makes of the head's tree, the lease and the mark; checked against what was sent.
+
+        `squash`: the history is made one commit directly after it, while no other session can have claimed the run.
+        """
+        with self._lock:
+            while True:
+                self._stand()
+                now = self._branch.clock()
+                lease, mark = self._lease.renewed(now, interval), self._at.mark.next(what, now, condemned)
+                if squash:
+                    mark = mark.model_copy(update={"commits": 0})
+                operations = [*make(self._at.tree), added(HEAD, mark.model_dump())]
+                if not last:
+                    operations.append(added(LEASE, lease.model_dump()))
+                try:
+                    self._at = self._branch.head.land(self._at, operations, mark, what)
+                    break
+                except Moved as moved:
+                    self._follow(moved.seen)
+            self._lease = lease
+            if last:
+                self._over = lost(self._branch.run, lease.session, lease.session, lease.host)
+            self._check(operations)
+            if squash:
+                self._repo.squash()
+                self._refresh()
+
+    def _stand(self) -> None:
+        if self._over:
+            raise self._over
+
+    def _refresh(self) -> None:
+        """Look whether the run is still this session's. Raises LeaseLost."""
+        with self._lock:
+            self._stand()
+            if seen := self._branch.head.look():
+                self._follow(seen)
+
+    def _follow(self, seen: Seen) -> None:
+        """Go on from a head that this session did not make, or did not hear of: a person's edit, a commit whose answer
+        was lost. Raises LeaseLost where another session made it."""
+        if seen.mark.claim != self._at.mark.claim:
+            self._over = lost(self._branch.run, self._lease.session, seen.mark.session, seen.mark.host)
+            raise self._over
+        self._at = seen
+
+    def _check(self, operations: Sequence[Operation]) -> None:
+        """Compare what the Hub holds of the small files with what was sent."""
+        for one in operations:
+            if isinstance(one, CommitOperationAdd) and isinstance(one.path_or_fileobj, bytes):
+                file = self._at.tree.files.get(one.path_in_repo)
+                if file is None or not file.holds(one.path_or_fileobj):
+                    what = f"The store {self._branch.place} has not kept {one.path_in_repo} as it was sent."
+                    raise StoreError(what, kept=KEPT, todo="Is there a .gitignore on the branch? Remove it.")
+
+    def _state(self, manifest: Manifest) -> str:
+        """What the store has of that step, against the checkpoint to be put there."""
+        tree = self._at.tree
+        if not tree.under(f"checkpoints/{folder_name(manifest.step)}"):
+            return "missing"
+        try:
+            stored = self._branch.manifest(tree, manifest.step)
+        except CheckpointError:
+            return "damaged"
+        if self._branch.problem(tree, stored):
+            return "damaged"
+        return "equal" if stored.files == manifest.files else "different"
+
+    def _set_aside(self, manifest: Manifest, state: str) -> tuple[str | None, Make]:
+        """Give what is in the way another name, and say so."""
+        if state not in ("damaged", "different"):
+            return None, _just([])
+        folder = f"checkpoints/{folder_name(manifest.step)}"
+        number = 1
+        while self._at.tree.under(kept := f"{folder}.{state}-{number}"):
+            number += 1
+
+        def make(tree: Tree) -> list[Operation]:
+            old = tree.under(folder)
+            copies = [
+                CommitOperationCopy(f"{folder}/{name}", f"{kept}/{name}", src_revision=tree.commit) for name in old
+            ]
+            return [*copies, *_removed(tree, folder, [*manifest.files, NAME])]
+
+        return f"The store's checkpoint of step {manifest.step} was {state}; it is kept as {kept}.", make
+
+    def _problem(self, checkpoint: Path, manifest: Manifest) -> tuple[str, str] | None:
+        """(file, reason) of the first file on the Hub that is not the local one."""
+        if problem := self._branch.problem(self._at.tree, manifest):
+            return problem
+        files = self._at.tree.under(f"checkpoints/{folder_name(manifest.step)}")
+        small = (name for name in manifest.files if files[name].sha256 is None)
+        return next(((name, "has another content") for name in small if not files[name].holds(checkpoint / name)), None)
+
+    def _large(self, name: str) -> set[str]:
+        return {file.sha256 for file in self._at.tree.under(f"checkpoints/{name}").values() if file.sha256}
+
+    def _record(self, ledger: dict[str, Any], events: Path) -> Make:
+        """This session's record and events, and older sessions' events where the store has less of them."""
+        session = self._lease.session
+        self._ledger = {**self._ledger, session: ledger}
+        records = added(LEDGER, self._ledger)
+        segments = {path.name: path.read_bytes() for path in sorted(events.glob("*.jsonl"))}
+
+        def make(tree: Tree) -> Sequence[Operation]:
+            there = tree.under("events")
+            return [records] + [
+                added(f"events/{name}", content)
+                for name, content in segments.items()
+                if name not in there
+                or there[name].size < len(content)
+                or (name == f"{session}.jsonl" and not there[name].holds(content))
+            ]
+
+        return make
+
+
+def _just(operations: Sequence[Operation]) -> Make:
+    """The same whatever the tree holds."""
+    return lambda tree: operations
+
+
+def _joined(*parts: Make) -> Make:
+    return lambda tree: [one for part in parts for one in part(tree)]
+
+
+def _removed(tree: Tree, folder: str, kept: Any) -> list[Operation]:
+    """All files of a folder that are not among `kept` leave it."""
+    return [CommitOperationDelete(f"{folder}/{name}") for name in tree.under(folder) if name not in kept]
