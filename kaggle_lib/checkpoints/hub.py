@@ -137,7 +137,7 @@ class HubStore:
                 with path.open("wb") as sink:
                     self._branch.repo.download(tree, f"{folder}/{name}", sink)
             except Damaged as error:
-                raise damaged(Path(folder), name, error.args[0]) from error
+                raise damaged(Path(folder), name, error.reason) from error
         fsync_tree(into)
 
     def _opened(self) -> tuple[Seen, list[Any]]:

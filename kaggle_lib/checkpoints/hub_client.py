@@ -145,17 +145,21 @@ def _after(response: httpx.Response) -> None:
     if date := response.headers.get("date"):
         with suppress(ValueError):
             _clock[:] = [parsedate_to_datetime(date).timestamp() - time.monotonic()]
+    end = response.request.extensions["end"]
     if response.status_code >= 400:  # how long the client would sleep: these two say it
         response.headers.pop("ratelimit", None)
         if (asked := response.headers.get("retry-after", "")).isdigit():
-            response.headers["retry-after"] = str(min(int(asked), LONGEST_RETRY_AFTER))
+            pause = min(int(asked), LONGEST_RETRY_AFTER)
+            if time.monotonic() + pause > end:
+                raise OutOfTime
+            response.headers["retry-after"] = str(pause)
     assert isinstance(response.stream, httpx.SyncByteStream)
-    response.stream = _Stream(response.stream, response.request.extensions["end"])
+    response.stream = _Stream(response.stream, end)
 
 
 def _cause(error: BaseException) -> BaseException:
     """What the client has wrapped in an error of its own."""
-    return error if error.__cause__ is None or isinstance(error, HfHubHTTPError) else _cause(error.__cause__)
+    return error if error.__cause__ is None or isinstance(error, httpx.HTTPError) else _cause(error.__cause__)
 
 
 def status(error: BaseException) -> int | None:

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kaggle_lib.checkpoints.hub_client import Failures, OutOfTime, passing, rest, within
 from kaggle_lib.checkpoints.hub_repo import Damaged, Operation, Repo, Tree
 from kaggle_lib.checkpoints.lease import Lease
-from kaggle_lib.errors import StoreError
 
 NAME = "head.json"
 DECIDING, LONGEST_PAUSE = 90.0, 8.0  # seconds
@@ -116,18 +115,10 @@ class Head:
 
 
 def read_mark(repo: Repo, tree: Tree) -> Mark:
-    """What the commit says of itself; serial 0 where it is none of a run's. Raises StoreError where it is damaged."""
+    """What the commit says of itself; serial 0 where it is none of a run's. Raises Damaged."""
     if NAME not in tree.files:
         return Mark()
     try:
         return Mark.model_validate_json(repo.read(tree, NAME))
-    except (Damaged, ValidationError):
-        raise damaged(repo, NAME) from None
-
-
-def damaged(repo: Repo, path: str) -> StoreError:
-    return StoreError(
-        f"The store's file {path} in {repo.id} ({repo.branch}) is damaged.",
-        kept="Nothing was changed.",
-        todo="Restore it from the branch's history, or start another run (run=NAME).",
-    )
+    except ValidationError:
+        raise Damaged(NAME, "is damaged") from None

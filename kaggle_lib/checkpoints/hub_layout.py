@@ -27,6 +27,7 @@ from kaggle_lib.errors import CheckpointError, ConfigError, StoreError
 from kaggle_lib.files import dump_json
 
 CONFIG, LEASE, LEDGER, HEAD = "config.json", "lease.json", "ledger.json", "head.json"
+RESTORE = "Restore it from the branch's history, or start another run (run=NAME)."
 SMALL = 120.0  # seconds for all but content
 SLOWEST = 100_000  # bytes a second: content that comes and goes at less than that is given up
 # git-check-ref-format(1), for a name of letters, digits, dot, dash and underscore.
@@ -54,21 +55,20 @@ class Branch:
             with within(min(self._seconds, SMALL + size / SLOWEST)):
                 yield
         except Damaged as error:
-            problem = f"The store {self.place} cannot be {what}: {error.args[0]}."
-            raise StoreError(problem, kept=KEPT, todo="Try again.") from error
+            raise StoreError(f"The store {self.place} cannot be {what}: {error}.", kept=KEPT, todo=RESTORE) from error
         except Failures as error:
             raise explain(error, self.place, what, self.repo.token) from error
 
     def object(self, tree: Tree, path: str) -> dict[str, Any] | None:
-        """The JSON object in a file; None: there is no such file. Raises StoreError for anything else in it."""
+        """The JSON object in a file; None: there is no such file. Raises Damaged for anything else in it."""
         if path not in tree.files:
             return None
         try:
             value = json.loads(self.repo.read(tree, path))
-        except (Damaged, ValueError):
+        except ValueError:
             value = None
         if not isinstance(value, dict):
-            raise self.damaged(path)
+            raise Damaged(path, "is damaged")
         return value
 
     def config(self, tree: Tree) -> dict[str, Any] | None:
@@ -76,9 +76,9 @@ class Branch:
         # Written by the first claim before anything else: without it the rest cannot be told from another run's.
         if config is None and (HEAD in tree.files or tree.under("checkpoints")):
             what = f"The store {self.place} holds a run, but its {CONFIG} is missing."
-            raise StoreError(what, kept="Nothing was changed.", todo="Restore it, or start another run (run=NAME).")
+            raise StoreError(what, kept="Nothing was changed.", todo=RESTORE)
         if config is not None and not isinstance(config.get("lineage"), str):
-            raise self.damaged(CONFIG)
+            raise Damaged(CONFIG, "is damaged")
         return config
 
     def lease(self, tree: Tree) -> Lease | None:
@@ -86,13 +86,7 @@ class Branch:
         try:
             return None if found is None else Lease.model_validate(found)
         except ValidationError:
-            raise self.damaged(LEASE) from None
-
-    def damaged(self, path: str) -> StoreError:
-        todo = "Restore it from the branch's history, or start another run (run=NAME)."
-        return StoreError(
-            f"The store's file {path} at {self.place} is damaged.", kept="Nothing was changed.", todo=todo
-        )
+            raise Damaged(LEASE, "is damaged") from None
 
     def stored(self, tree: Tree) -> list[Stored]:
         """All checkpoints, newest first, by their manifests and by the sizes and hashes that the Hub tells."""
@@ -117,7 +111,7 @@ class Branch:
             try:
                 self._manifests[file.oid] = self.repo.read(tree, path)
             except Damaged as error:
-                raise damaged(folder, NAME, error.args[0]) from None
+                raise damaged(folder, NAME, error.reason) from None
         return parse(self._manifests[file.oid], folder)
 
     def problem(self, tree: Tree, manifest: Manifest) -> tuple[str, str] | None:

@@ -24,7 +24,11 @@ PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between the tries of a question
 
 
 class Damaged(Exception):
-    """The Hub gives other bytes than its own tree says, or none."""
+    """A file that is gone, that comes with other bytes than the Hub's own tree says, or is not what it has to be."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"its file {path} {reason}")
 
 
 @dataclass(frozen=True)
@@ -126,10 +130,10 @@ class Repo:
 
         try:
             if not (_again(get) or _again(get)):
-                raise Damaged("has another hash than the Hub says")
+                raise Damaged(path, "has another hash than the Hub says")
         except Failures as error:
             if status(error) in (404, 410):
-                raise Damaged("is missing") from error
+                raise Damaged(path, "is missing") from error
             raise
 
     def upload(self, additions: Sequence[CommitOperationAdd]) -> None:

@@ -9,11 +9,12 @@ sees the other.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from huggingface_hub.hf_api import LFSFileInfo
 
 from kaggle_lib.checkpoints.hub_head import Mark, read_mark
-from kaggle_lib.checkpoints.hub_repo import Repo
+from kaggle_lib.checkpoints.hub_repo import Damaged, Repo
 
 DELETING, CONDEMNED = 30.0, 60.0  # seconds after the commit that says so
 MOST = 1000  # at once
@@ -52,9 +53,9 @@ def condemned_until(repo: Repo, large: set[str], now: float) -> float | None:
     if foreign:
         for ref, tree in repo.heads().items():
             if ref.startswith("refs/heads/run/") and ref != repo.ref:
-                mark = read_mark(repo, tree)
-                if foreign & set(mark.condemned):
-                    ends.append(mark.time + CONDEMNED)
+                with suppress(Damaged):  # which is for that run to say
+                    mark = read_mark(repo, tree)
+                    ends += [mark.time + CONDEMNED] if foreign & set(mark.condemned) else []
     return max(ends) if max(ends) > now else None
 
 

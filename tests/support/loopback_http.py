@@ -174,7 +174,8 @@ class _Handler(BaseHTTPRequestHandler):
             close(self.connection)
             return
         self.send_response_only(reply.status)
-        always = {"Date": self.date_time_string(), "X-Request-Id": uuid.uuid4().hex, "Content-Length": str(len(reply.body))}
+        always = {"Date": self.date_time_string(), "X-Request-Id": uuid.uuid4().hex}
+        always |= {"Content-Length": str(len(reply.body))}
         for name, value in {**always, **reply.headers}.items():
             self.send_header(name, value)
         self.end_headers()
