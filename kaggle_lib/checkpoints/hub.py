@@ -145,16 +145,20 @@ class HubStore:
         where they are missing. Raises StoreError for a public repo."""
         branch, made = self._branch, False
         while (seen := branch.head.look()) is None:
+            self._refuse_public(branch.repo.look("main"))
             branch.repo.create(private=not self._public)
             made = True
             hub_client.rest(0.1)
-        if not seen.tree.private and not self._public:
-            raise StoreError(
-                f"The repo {branch.repo.id} is public: everybody could read the run {branch.run!r}.",
-                kept="Nothing was written.",
-                todo="Make it private in its settings on the Hub, or give public_store=true, or another store.",
-            )
+        self._refuse_public(seen.tree)
         if not made or HEAD in seen.tree.files:
             return seen, []
         keep = (".gitattributes", "README.md")
         return seen, [CommitOperationDelete(path) for path in seen.tree.files if path not in keep]
+
+    def _refuse_public(self, tree: Tree | None) -> None:
+        if tree and not tree.private and not self._public:
+            raise StoreError(
+                f"The repo {self._branch.repo.id} is public: everybody could read the run {self._branch.run!r}.",
+                kept="Nothing was written.",
+                todo="Make it private in its settings on the Hub, or give public_store=true, or another store.",
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,11 @@ class HubClaim:
         return self._lease.due(self._branch.clock())
 
     def commit(self, checkpoint: Path, ledger: dict[str, Any], events: Path) -> str | None:
-        manifest = verify(checkpoint)
+        manifest = Manifest.read(checkpoint)
         name, what = folder_name(manifest.step), f"step {manifest.step}"
         with self._branch.doing(f"given {what}", 2 * manifest.bytes):
             self._refresh()  # a session that was taken over sends nothing
+            verify(checkpoint)
             state, anew = self._state(manifest), False
             notice, moves = self._set_aside(manifest, state)
             for _ in range(3):
@@ -88,7 +89,7 @@ class HubClaim:
             self._refresh()
             adds = [added(f"{kind}/{name}", path) for name, path in files.items()]
             self._repo.upload(adds)
-            self._write(kind, _joined(lambda tree: _removed(tree, kind, files), _just(adds)))
+            self._write(kind, _joined(lambda tree: _removed(tree, kind, kept=files), _just(adds)))
 
     def free(self, keep: int) -> list[int]:
         assert keep >= 1
@@ -101,20 +102,19 @@ class HubClaim:
                 if stored.manifest and not stored.problem and stored.manifest.lineage == self._lineage
             ]
             freed = [manifest.step for manifest in good[keep:] if not manifest.finished]
-            folders = [f"checkpoints/{folder_name(step)}/" for step in freed]
-            kept = Tree("", True, {p: f for p, f in tree.files.items() if not p.startswith(tuple(folders))}).large()
+            folders = [f"checkpoints/{folder_name(step)}" for step in freed]
+            kept = tree.large(without=folders)
             unused = hub_storage.unused(self._repo, kept, tree.large() - kept)
             squash = self._at.mark.commits >= MOST_COMMITS
             if freed or unused or squash:
-                deletes = [CommitOperationDelete(folder, is_folder=True) for folder in folders]
-                self._write("free", _just(deletes), condemned=list(unused), squash=squash)
+                self._write("free", lambda tree: _removed(tree, *folders), condemned=list(unused), squash=squash)
                 hub_storage.delete(self._repo, unused, self._at.mark, self._branch.clock())
         return freed
 
     def release(self, reason: str, ledger: dict[str, Any], events: Path) -> None:
         with self._branch.doing("released"), self._lock:
-            gone = [CommitOperationDelete(LEASE)]
-            self._write(f"release: {reason}", _joined(self._record(ledger, events), _just(gone)), last=True)
+            gone = _joined(self._record(ledger, events), lambda tree: _removed(tree, LEASE))
+            self._write(f"release: {reason}", gone, last=True)
 
     def _write(
         self,
@@ -208,7 +208,7 @@ class HubClaim:
             copies = [
                 CommitOperationCopy(f"{folder}/{name}", f"{kept}/{name}", src_revision=tree.commit) for name in old
             ]
-            return [*copies, *_removed(tree, folder, [*manifest.files, NAME])]
+            return [*copies, *_removed(tree, folder, kept=[*manifest.files, NAME])]
 
         return f"The store's checkpoint of step {manifest.step} was {state}; it is kept as {kept}.", make
 
@@ -252,6 +252,8 @@ def _joined(*parts: Make) -> Make:
     return lambda tree: [one for part in parts for one in part(tree)]
 
 
-def _removed(tree: Tree, folder: str, kept: Any) -> list[Operation]:
-    """All files of a folder that are not among `kept` leave it."""
-    return [CommitOperationDelete(f"{folder}/{name}") for name in tree.under(folder) if name not in kept]
+def _removed(tree: Tree, *paths: str, kept: Container[str] = ()) -> list[Operation]:
+    """What is there of these files, and of the files in these folders but for those named `kept`, leaves the tree."""
+    gone = [path for path in paths if path in tree.files]
+    gone += [f"{folder}/{name}" for folder in paths for name in tree.under(folder) if name not in kept]
+    return [CommitOperationDelete(path) for path in gone]

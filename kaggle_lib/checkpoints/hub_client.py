@@ -6,6 +6,7 @@ bytes trickle in. So its HTTP client gets hooks: each request ends with the oper
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
@@ -74,10 +75,10 @@ def left() -> float:
     return math.inf if end is None else end - time.monotonic()
 
 
-def rest(seconds: float) -> None:
-    """Sleep. Raises OutOfTime at once where the operation would be over by then."""
+def rest(seconds: float, failed: BaseException | None = None) -> None:
+    """Sleep. Raises `failed`, or OutOfTime, at once where the operation would be over by then."""
     if left() <= seconds:
-        raise OutOfTime
+        raise failed or OutOfTime
     time.sleep(seconds)
 
 
@@ -94,9 +95,14 @@ def xet_abort() -> Iterator[None]:
 
 
 def connect() -> None:
-    """Give the client its hooks, once a process; whatever factory the user has set makes the client still."""
+    """Give the client its hooks, once a process; whatever factory the user has set makes the client still.
+
+    Its warnings of each try are left out, unless HF_HUB_VERBOSITY asks for them: what fails in the end, we say.
+    """
     for name, value in XET.items():
         os.environ.setdefault(f"HF_XET_CLIENT_{name}", value)
+    if "HF_HUB_VERBOSITY" not in os.environ:
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     inner = _http._GLOBAL_CLIENT_FACTORY
     if getattr(inner, "ends", False):
         return
@@ -142,7 +148,8 @@ def _before(request: httpx.Request) -> None:
 
 
 def _after(response: httpx.Response) -> None:
-    if date := response.headers.get("date"):
+    date = response.headers.get("date")
+    if date and "/api/" in response.request.url.path and "age" not in response.headers:  # of the Hub, not of a cache
         with suppress(ValueError):
             _clock[:] = [parsedate_to_datetime(date).timestamp() - time.monotonic()]
     end = response.request.extensions["end"]

@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kaggle_lib.checkpoints.hub_client import Failures, OutOfTime, passing, rest, within
+from kaggle_lib.checkpoints.hub_client import Failures, passing, rest, within
 from kaggle_lib.checkpoints.hub_repo import Damaged, Operation, Repo, Tree
 from kaggle_lib.checkpoints.lease import Lease
 
@@ -98,10 +98,7 @@ class Head:
                     return seen
                 if seen and seen.tree.commit != base.tree.commit:
                     raise Moved(seen)
-                try:
-                    rest(pause)
-                except OutOfTime:
-                    raise failed from None
+                rest(pause, failed)
                 pause = min(2 * pause, LONGEST_PAUSE)
             while (tree := self.repo.look(commit)) is None:
                 rest(1.0)

@@ -66,8 +66,10 @@ class Tree:
         """The files in `folder`, by their names inside it."""
         return {path[len(folder) + 1 :]: file for path, file in self.files.items() if path.startswith(f"{folder}/")}
 
-    def large(self) -> set[str]:
-        return {file.sha256 for file in self.files.values() if file.sha256}
+    def large(self, without: Iterable[str] = ()) -> set[str]:
+        """sha256 of what is in LFS or Xet, in no folder of `without`."""
+        left_out = tuple(f"{folder}/" for folder in without)
+        return {file.sha256 for path, file in self.files.items() if file.sha256 and not path.startswith(left_out)}
 
 
 class Repo:
@@ -194,5 +196,5 @@ def _again(ask: Callable[[], Result]) -> Result:
         except Failures as error:
             if not passing(error):
                 raise
-        rest(pause)
+            rest(pause, error)
     return ask()

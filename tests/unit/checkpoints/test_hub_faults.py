@@ -113,7 +113,7 @@ def test_a_request_that_fails_once_is_made_again(hub, tmp_path, events, path, ac
 
 def test_heads_that_lag_behind_accuse_nobody_and_lose_nothing(lfs, tmp_path, events):
     mine = claim(lfs)
-    lfs.faults.add("lag_heads(2)")
+    lfs.faults.add("lag_heads(1.2)")
     lfs.faults.add("drop_reply", method="POST", path=COMMIT)
     mine.commit(checkpoint(tmp_path, 10), {"id": "A"}, events)
     mine.commit(checkpoint(tmp_path, 20), {"id": "A"}, events)
@@ -236,9 +236,9 @@ def test_content_that_the_hub_has_lost_is_a_damaged_checkpoint(hub, tmp_path, ev
 def test_a_hub_that_fails_is_never_an_empty_store(lfs, tmp_path, events):
     claim(lfs).commit(checkpoint(tmp_path, 10), {"id": "A"}, events)
     for action, seconds, why in (
-        ("503", 30.0, "the Hub answers 503"),
-        ("drop_before", 2.0, "the Hub did not answer in time"),
-        ("stall_headers(60)", 1.0, "the Hub did not answer in time"),
+        ("503", 3.0, "the Hub answers 503"),
+        ("drop_before", 3.0, "the Hub cannot be reached (RemoteProtocolError)"),
+        ("stall_headers(60)", 1.0, "the Hub cannot be reached (ReadTimeout)"),
     ):
         lfs.faults.add(action, method="GET", times=None)
         with pytest.raises(StoreError) as caught:
