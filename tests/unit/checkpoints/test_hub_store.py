@@ -164,6 +164,7 @@ def test_freed_checkpoints_are_gone_from_the_storage_and_the_kept_ones_are_whole
     before = large(hub)
     assert 3 * BYTES < hub.repo(REPO).stored_bytes() == before <= 4 * BYTES
     assert mine.free(2) == [20, 10]
+    assert mine.head == hub.repo(REPO).branches["run/r"]  # no history was rewritten
     assert hub.repo(REPO).stored_bytes() == large(hub) < 2 * BYTES
     assert fetched(hub, tmp_path / "back") == [40, 30]
 
@@ -205,6 +206,8 @@ def test_what_a_tag_or_another_branch_holds_is_never_freed(hub, tmp_path, events
     for step in (30, 40):
         mine.commit(checkpoint(tmp_path, step), {"id": "A"}, events)
         mine.free(1)
+    head = mine.head
+    assert mine.free(1) == [] and mine.head == head  # it is not tried for ever
     assert steps(hub) == [(40, None)]
     assert hub.repo(REPO).stored_bytes() == large(hub) + large(hub, "mine")  # which has steps 10 and 20
     name = "checkpoints/step-00000010/optimizer.pt"
@@ -268,6 +271,17 @@ def test_two_runs_with_the_same_content_one_frees_while_the_other_saves(hub, tmp
     claims["s"].free(1)
     assert (fetched(hub, tmp_path / "back"), fetched(hub, tmp_path / "back", "s")) == ([12], [12])
     assert hub.repo(REPO).stored_bytes() == large(hub)
+
+
+def test_content_that_another_run_has_saved_meanwhile_is_not_deleted(lfs, tmp_path, events):
+    one, other = claim(lfs, run="r"), claim(lfs, run="s")
+    folders = [make_checkpoint(tmp_path / "local", step)[0] for step in (10, 20)]
+    for folder in folders:
+        one.commit(folder, {"id": "A"}, events)
+    # After the look that found it unused, before the commit that would tell the other run.
+    lfs.faults.add("call", path="/commit/run/r", function=lambda: other.commit(folders[0], {"id": "A"}, events))
+    assert one.free(1) == [10]
+    assert (fetched(lfs, tmp_path / "back"), fetched(lfs, tmp_path / "back", "s")) == ([20], [10])
 
 
 def test_content_that_another_run_is_deleting_goes_there_anew(hub, tmp_path, events, monkeypatch):
