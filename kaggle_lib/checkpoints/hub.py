@@ -71,7 +71,8 @@ class HubStore:
                 seen, first = self._opened()
                 now = branch.clock()
                 held = branch.lease(seen.tree)
-                if held and held.session != take_over and not held.expired(now) and not held.provably_dead():
+                mine = held is None or held.session in (lease.session, take_over)  # an earlier try may have landed
+                if held and not mine and not held.expired(now) and not held.provably_dead():
                     raise refusal(branch.run, held, now, take_over)
                 frozen = branch.config(seen.tree)
                 if frozen is None:

@@ -56,28 +56,27 @@ class HubClaim:
         with self._branch.doing(f"given {what}", 2 * manifest.bytes):
             self._refresh()  # a session that was taken over sends nothing
             verify(checkpoint)
-            state, anew = self._state(manifest), False
-            notice, moves = self._set_aside(manifest, state)
+            state, there = self._state(manifest), set(self._repo.stored())
+            notice, moves = self._set_aside(manifest, state, there)
+            send = state != "equal" or not self._large(name) <= there
             for _ in range(3):
                 files: list[CommitOperationAdd] = []
-                if state != "equal" or anew:
+                if send:
                     files = [added(f"checkpoints/{name}/{one}", checkpoint / one) for one in [*manifest.files, NAME]]
                     self._repo.upload(files)
                 now = self._branch.clock()
                 interval = None if self._committed_at is None else now - self._committed_at
                 self._write(what, _joined(moves, _just(files), self._record(ledger, events)), interval)
-                problem = self._problem(checkpoint, manifest)
+                if problem := self._branch.problem(self._at.tree, manifest):
+                    raise self._not_kept(f"checkpoints/{name}/{problem[0]}")
                 until = hub_storage.condemned_until(self._repo, self._large(name), self._branch.clock())
-                if problem is None and until is None:
+                if until is None:
                     self._committed_at = now
                     return notice
-                if until is not None:  # another run is deleting the same content: it has to go there anew
-                    rest(max(0.0, until - self._branch.clock()))
-                anew, state = True, "equal"
-                moves = _just([])
-        reason = " ".join(problem) if problem else "holds what another run is deleting"
-        what = f"The store {self._branch.place} has not kept step {manifest.step} as it was sent: {reason}."
-        raise StoreError(what, kept=KEPT, todo="Try again.")
+                # Another run is deleting the same content, so it goes there once more after that.
+                rest(max(0.0, until - self._branch.clock()))
+                moves, send = _just([]), True
+            raise self._not_kept(f"checkpoints/{name}")
 
     def renew(self, ledger: dict[str, Any], events: Path) -> None:
         with self._branch.doing("written"):
@@ -107,8 +106,9 @@ class HubClaim:
             unused = hub_storage.unused(self._repo, kept, tree.large() - kept)
             squash = self._at.mark.commits >= MOST_COMMITS
             if freed or unused or squash:
-                self._write("free", lambda tree: _removed(tree, *folders), condemned=list(unused), squash=squash)
-                hub_storage.delete(self._repo, unused, self._at.mark, self._branch.clock())
+                with self._lock:  # so that no renewal takes back what the commit says
+                    self._write("free", lambda tree: _removed(tree, *folders), condemned=list(unused), squash=squash)
+                    hub_storage.delete(self._repo, unused, self._at.mark, self._branch.clock())
         return freed
 
     def release(self, reason: str, ledger: dict[str, Any], events: Path) -> None:
@@ -173,13 +173,18 @@ class HubClaim:
         self._at = seen
 
     def _check(self, operations: Sequence[Operation]) -> None:
-        """Compare what the Hub holds of the small files with what was sent."""
+        """Compare size and hash of what the Hub holds with what was sent."""
         for one in operations:
-            if isinstance(one, CommitOperationAdd) and isinstance(one.path_or_fileobj, bytes):
+            if isinstance(one, CommitOperationAdd):
+                source = one.path_or_fileobj
+                assert isinstance(source, (str, bytes))
                 file = self._at.tree.files.get(one.path_in_repo)
-                if file is None or not file.holds(one.path_or_fileobj):
-                    what = f"The store {self._branch.place} has not kept {one.path_in_repo} as it was sent."
-                    raise StoreError(what, kept=KEPT, todo="Is there a .gitignore on the branch? Remove it.")
+                if file is None or not file.holds(source if isinstance(source, bytes) else Path(source)):
+                    raise self._not_kept(one.path_in_repo)
+
+    def _not_kept(self, path: str) -> StoreError:
+        what = f"The store {self._branch.place} has not kept {path} as it was sent."
+        return StoreError(what, kept=KEPT, todo="Is there a .gitignore on the branch? Remove it, and try again.")
 
     def _state(self, manifest: Manifest) -> str:
         """What the store has of that step, against the checkpoint to be put there."""
@@ -194,8 +199,8 @@ class HubClaim:
             return "damaged"
         return "equal" if stored.files == manifest.files else "different"
 
-    def _set_aside(self, manifest: Manifest, state: str) -> tuple[str | None, Make]:
-        """Give what is in the way another name, and say so."""
+    def _set_aside(self, manifest: Manifest, state: str, there: set[str]) -> tuple[str | None, Make]:
+        """Give what is in the way another name, and say so; of what is large only what is `there` (sha256)."""
         if state not in ("damaged", "different"):
             return None, _just([])
         folder = f"checkpoints/{folder_name(manifest.step)}"
@@ -206,19 +211,13 @@ class HubClaim:
         def make(tree: Tree) -> list[Operation]:
             old = tree.under(folder)
             copies = [
-                CommitOperationCopy(f"{folder}/{name}", f"{kept}/{name}", src_revision=tree.commit) for name in old
+                CommitOperationCopy(f"{folder}/{name}", f"{kept}/{name}", src_revision=tree.commit)
+                for name, file in old.items()
+                if file.sha256 is None or file.sha256 in there
             ]
             return [*copies, *_removed(tree, folder, kept=[*manifest.files, NAME])]
 
         return f"The store's checkpoint of step {manifest.step} was {state}; it is kept as {kept}.", make
-
-    def _problem(self, checkpoint: Path, manifest: Manifest) -> tuple[str, str] | None:
-        """(file, reason) of the first file on the Hub that is not the local one."""
-        if problem := self._branch.problem(self._at.tree, manifest):
-            return problem
-        files = self._at.tree.under(f"checkpoints/{folder_name(manifest.step)}")
-        small = (name for name in manifest.files if files[name].sha256 is None)
-        return next(((name, "has another content") for name in small if not files[name].holds(checkpoint / name)), None)
 
     def _large(self, name: str) -> set[str]:
         return {file.sha256 for file in self._at.tree.under(f"checkpoints/{name}").values() if file.sha256}

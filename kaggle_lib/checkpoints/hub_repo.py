@@ -150,9 +150,10 @@ class Repo:
 
     def commit(self, operations: Sequence[Operation], parent: str, message: str) -> str:
         """One commit on the branch if `parent` is its head; returns its id. One request, which is not repeated."""
-        done = self._api.create_commit(
-            self.id, operations, commit_message=message, revision=self.branch, parent_commit=parent
-        )
+        with xet_abort():
+            done = self._api.create_commit(
+                self.id, operations, commit_message=message, revision=self.branch, parent_commit=parent
+            )
         return done.oid
 
     def squash(self) -> None:
