@@ -82,7 +82,7 @@ class Head:
         Raises Moved where another commit came first, and what the client raises: where it cannot be known whether this
         one landed, the next one finds out by its own Moved.
         """
-        pause = 0.5
+        pause = 0.25
         with within(DECIDING):
             while True:
                 try:

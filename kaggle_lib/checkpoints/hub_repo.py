@@ -79,7 +79,7 @@ class Repo:
         connect()
         self.id, self.branch, self.token = id, branch, token
         self._api = HfApi(token=token or False, library_name="kaggle_lib")
-        self._trees: dict[str, Tree] = {}  # heads, by commit
+        self._trees: dict[str, Tree] = {}  # by commit: those seen since `heads` was last asked, and its own
 
     def look(self, revision: str | None = None) -> Tree | None:
         """The branch's head, or another revision, by one question; None: there is no such repo or branch."""
@@ -95,7 +95,10 @@ class Repo:
                 one.rfilename: File(one.size or 0, one.blob_id or "", one.lfs.sha256 if one.lfs else None)
                 for one in info.siblings or []
             }
-            return Tree(str(info.sha), bool(info.private), files)
+            tree = Tree(str(info.sha), bool(info.private), files)
+            if revision == tree.commit:
+                self._trees[revision] = tree
+            return tree
 
         return _again(ask)
 
@@ -176,8 +179,7 @@ class Repo:
         """What every branch, tag and pull request holds at its head, by its full name."""
         refs = self._refs()
         for commit in {*refs.values()} - {*self._trees}:
-            if tree := self.look(commit):
-                self._trees[commit] = tree
+            self.look(commit)
         self._trees = {commit: tree for commit, tree in self._trees.items() if commit in refs.values()}
         return {ref: self._trees[commit] for ref, commit in refs.items() if commit in self._trees}
 
