@@ -1,6 +1,8 @@
 # `make setup` needs make and a Python 3.11 with venv, nothing else; everything goes into .venv of this folder.
 PYTHON ?= python3.11
 TORCH_INDEX ?=
+# Test processes at a time; one training session takes up to 1.5 GB.
+JOBS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
@@ -27,10 +29,10 @@ demo-hub: setup
 	@PYTHONPATH=tests $(BIN)/python -m support.demo_hub
 
 test: setup
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not soak"
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow and not soak"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not soak"
 
 soak: setup
 	$(BIN)/python -m pytest -m soak
