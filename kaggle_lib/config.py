@@ -147,6 +147,30 @@ class RunConfig(BaseModel):
         50, "Validation every so many steps; 0: off. Changes nothing of the training.", "free", ge=0
     )
     eval_rows: int = option(64, "Validation rows that are scored each time, always the same ones.", "free", ge=1)
+    answer_rows: int = option(
+        300,
+        "Test rows that `evaluate` lets base and tuned answer, always the same; likelihood is of all.",
+        "free",
+        ge=1,
+    )
+    answer_tokens: int | None = option(
+        None, "Most new tokens of an answer; 7 a word of the reference, at least 64, unless set.", "free", ge=1
+    )
+    answer_batch_size: int = option(16, "Answers that are generated at a time; halved where memory ends.", "free", ge=1)
+    answer_prompts: bool = option(
+        True, "Let base and tuned answer the package's 40 crisis and harm prompts and 60 native ones, too.", "free"
+    )
+    retention: str = option(
+        "off",
+        "Reading comprehension before and after the tuning: `belebele` (300 rows, from the Hub), a JSONL file with "
+        "the same keys, or off.",
+        "free",
+    )
+    similarity_model: str | None = option(
+        None,
+        "Embedding model `name@revision` for the similarity of answer and reference; not measured unless set.",
+        "free",
+    )
     logging_steps: int = option(10, "A line of progress every so many steps.", "free", ge=1)
     keep: int = option(2, "Checkpoints that stay in the run folder and on the store.", "free", ge=1)
 
@@ -213,7 +237,12 @@ class RunConfig(BaseModel):
         fork = self.fork_from and re.fullmatch(rf"({RUN_NAME.pattern})@[0-9]{{1,8}}", self.fork_from)
         if self.fork_from is not None and (not fork or fork[1] == self.run):
             yield "fork_from", f"fork_from: {self.fork_from!r} names no checkpoint of another run. Write run@step"
-        for name in ("store", "work_dir", "base_model", "data", "question_column", "answer_column"):
+        if self.similarity_model is not None and not re.fullmatch(r"[^@\s]+@[^@\s]+", self.similarity_model):
+            yield (
+                "similarity_model",
+                f"similarity_model: {self.similarity_model!r} has no revision. Write name@revision",
+            )
+        for name in ("store", "work_dir", "retention", "base_model", "data", "question_column", "answer_column"):
             if not getattr(self, name).strip():
                 yield name, f"{name}: should not be empty"
         if self.validation_fraction + self.test_fraction >= 1:

@@ -42,11 +42,12 @@ class Answer:
 
 
 def new_token_budget(reference: str, config: RunConfig) -> int:
-    """Most new tokens for an answer to what `reference` answered: 7 a word, at least 64.
+    """Most new tokens for an answer to what `reference` answered: `answer_tokens`, or 7 a word, at least 64.
 
     Never above half of `max_length`, so that the prompt keeps the other half.
     """
-    return min(max(LEAST_TOKENS, TOKENS_PER_WORD * len(reference.split())), config.max_length // 2)
+    wanted = config.answer_tokens or max(LEAST_TOKENS, TOKENS_PER_WORD * len(reference.split()))
+    return min(wanted, config.max_length // 2)
 
 
 def describe(config: RunConfig, tokenizer: Any) -> dict[str, Any]:
@@ -55,47 +56,75 @@ def describe(config: RunConfig, tokenizer: Any) -> dict[str, Any]:
         **DECODING,
         "method": "greedy",
         "stop_token_ids": chat.stop_ids(tokenizer),
-        "max_new_tokens": f"{TOKENS_PER_WORD} a word of the reference, at least {LEAST_TOKENS}, "
-        f"at most {config.max_length // 2}",
+        "max_new_tokens": str(new_token_budget("", config))
+        if config.answer_tokens
+        else f"{TOKENS_PER_WORD} a word of the reference, at least {LEAST_TOKENS}, at most {config.max_length // 2}",
     }
 
 
-def _alive(beat: Callable[[], None]) -> Callable[..., torch.Tensor]:
-    """A stopping criterion that stops nothing and says after each token that generation is alive."""
+def answers(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    budgets: Sequence[int],
+    beat: Callable[[], None] | None = None,
+) -> list[Answer]:
+    """The model's answers to `prompts` (ids that end with the assistant's header), generated as one batch.
 
-    def criterion(input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
-        beat()
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+    In fp32 on a CPU each is what it would be alone, whatever is in the batch beside it. `budgets`: most new tokens of
+    each. `beat` is called after each token; what it raises ends the batch.
+    """
+    device = next(model.parameters()).device
+    stops, pad = chat.stop_ids(tokenizer), chat.pad_id(tokenizer)
+    width = max(len(prompt) for prompt in prompts)
+    # Pads stand to the left, so that every answer follows its own prompt's last token.
+    ids = torch.tensor([[*[pad] * (width - len(prompt)), *prompt] for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    most = torch.tensor(budgets, device=device)
 
-    return criterion
+    def spent(input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
+        if beat:
+            beat()
+        return most <= input_ids.shape[1] - width  # (batch,)
+
+    with torch.no_grad():
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=GenerationConfig(
+                **DECODING,
+                max_new_tokens=max(budgets),
+                eos_token_id=stops,
+                pad_token_id=pad,
+                use_cache=True,
+            ),
+            stopping_criteria=StoppingCriteriaList([spent]),
+        )
+    # The prompt is cut off by its length: its words may stand in the answer as well.
+    new = output[:, width:].tolist()
+    return [_answer(tokenizer, one[:budget], stops) for one, budget in zip(new, budgets, strict=True)]
 
 
 def answer(
     model: Any, tokenizer: Any, prompt: Sequence[int], max_new_tokens: int, beat: Callable[[], None] | None = None
 ) -> Answer:
-    """The model's answer to `prompt` (ids that end with the assistant's header). `beat` is called after each token."""
-    device = next(model.parameters()).device
-    stops = chat.stop_ids(tokenizer)
-    ids = torch.tensor([list(prompt)], device=device)
-    with torch.no_grad():
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=GenerationConfig(
-                **DECODING,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=stops,
-                pad_token_id=chat.pad_id(tokenizer),
-                use_cache=True,
-            ),
-            stopping_criteria=StoppingCriteriaList([_alive(beat)] if beat else []),
-        )
-    # The prompt is cut off by its length: its words may stand in the answer as well.
-    new = output[0, len(prompt) :].tolist()
-    ended = bool(new) and new[-1] in stops
-    text = tokenizer.decode(new[:-1] if ended else new, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    text, letter_cut = (text, False) if ended else trim_half_letter(text)
-    return Answer(text=text, tokens=len(new), ended=ended, letter_cut=letter_cut)
+    """The model's answer to one prompt."""
+    return answers(model, tokenizer, [prompt], [max_new_tokens], beat)[0]
+
+
+def batches(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Positions in batches of `size` at most, by length, so that little is padded; the longest first."""
+    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _answer(tokenizer: Any, new: Sequence[int], stops: Sequence[int]) -> Answer:
+    """The answer of `new` ids; pads follow a stop token where another answer of the batch was longer."""
+    end = next((place for place, token in enumerate(new) if token in stops), None)
+    said = new[:end]
+    text = tokenizer.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    text, letter_cut = trim_half_letter(text) if end is None else (text, False)
+    return Answer(text=text, tokens=len(said) + (end is not None), ended=end is not None, letter_cut=letter_cut)
 
 
 def trim_half_letter(text: str) -> tuple[str, bool]:

@@ -52,7 +52,7 @@ def score_rows(
     """
     scores: dict[int, RowScore] = {}
     with _evaluating(model):
-        for positions in _batches([len(row["input_ids"]) for row in rows], max_tokens):
+        for positions in batches([len(row["input_ids"]) for row in rows], max_tokens):
             batch = [rows[position] for position in positions]
             scores |= zip(positions, _score_batch(model, batch, pad_id, eot_id), strict=True)
             if beat:
@@ -103,7 +103,7 @@ def _evaluating(model: Any) -> Iterator[None]:
             module.training = True
 
 
-def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
     """Positions by length, the longest first: what does not fit in memory shows at once."""
     batch: list[int] = []
     for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):

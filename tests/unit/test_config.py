@@ -350,6 +350,12 @@ OTHER: dict[str, Any] = {
     "save_steps": 7,
     "eval_steps": 0,
     "eval_rows": 8,
+    "answer_rows": 9,
+    "answer_tokens": 40,
+    "answer_batch_size": 4,
+    "answer_prompts": False,
+    "retention": "belebele",
+    "similarity_model": "org/model@abc",
     "logging_steps": 1,
     "keep": 5,
     "session_hours": 1.5,
@@ -359,6 +365,7 @@ OTHER: dict[str, Any] = {
     "allow_code_change": True,
 }
 FREE = {
+    *("answer_rows", "answer_tokens", "answer_batch_size", "answer_prompts", "retention", "similarity_model"),
     *(
         "store",
         "public_store",
