@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data.read import Corpus, Row
+from kaggle_lib.data.source import sources
 from kaggle_lib.data.steps import mix
+from kaggle_lib.data.text import normal
 from kaggle_lib.errors import DataError
 
 
@@ -41,8 +42,9 @@ def curate(corpus: Corpus, config: RunConfig) -> Curated:
     counts.update(f"left out: {noted.reason}" for noted in corpus.left_out)
     kept: list[Row] = []
     seen: set[tuple[str, ...]] = set()
-    for row in corpus.rows:
-        row = row.changed(_normal)
+    rows = [row.changed(normal) for row in corpus.rows]
+    for row, source in zip(rows, sources(rows), strict=True):
+        row = replace(row, source=source)
         # The template trims, so rows that differ at their ends alone are one example.
         said = tuple(message.content.strip() for message in row.messages)
         if any(_empty(message.content) for message in row.messages if message.role != "system"):
@@ -65,11 +67,6 @@ def curate(corpus: Corpus, config: RunConfig) -> Curated:
             todo="Check the columns' names and the fractions of validation and test.",
         )
     return Curated(**splits, counts=dict(counts), fingerprint=_fingerprint(kept))
-
-
-def _normal(text: str) -> str:
-    """NFC, and \\n for every line end: a file saved with other ones has them in its cells, too."""
-    return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _empty(text: str) -> bool:

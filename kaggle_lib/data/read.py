@@ -43,7 +43,8 @@ class Row:
     """One example. `id`: its index in the file, kept through curation; `line`: the physical line where it begins
     (header = 1; of a Parquet file, the row's number).
 
-    The last message is the assistant's, the one before it the user's.
+    The last message is the assistant's, the one before it the user's. `source`: forum, dialogue or other, known once
+    the corpus is curated.
     """
 
     id: int
@@ -51,6 +52,7 @@ class Row:
     messages: tuple[Message, ...]
     topic: str = ""
     title: str = ""
+    source: str = ""
 
     @property
     def question(self) -> str:
@@ -59,6 +61,12 @@ class Row:
     @property
     def answer(self) -> str:
         return self.messages[-1].content
+
+    @property
+    def length(self) -> str:
+        """The answer's: short below 100 characters, long from 400 on, else medium."""
+        size = len(self.answer)
+        return "short" if size < 100 else "medium" if size < 400 else "long"
 
     @property
     def texts(self) -> list[str]:
