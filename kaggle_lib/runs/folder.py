@@ -68,6 +68,11 @@ class RunFolder:
         return self.root / "report"
 
     @property
+    def rating(self) -> Path:
+        """The blind sheet, its key and what the raters' files gave."""
+        return self.root / "rating"
+
+    @property
     def hooks(self) -> Path:
         """The hooks file as the session settled on it, if the run has one."""
         return self.root / "hooks.py"

@@ -38,9 +38,10 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": LIBRARY | WORKER,
     "runs": LIBRARY,
     "report": LIBRARY | {"runs"},
+    "rating": LIBRARY | {"runs"},
     "kaggle": LIBRARY | {"runs", "report"},
 }
-TOP = LIBRARY | {"presets", "runs", "report", "kaggle", "api", "settings", "demo"}
+TOP = LIBRARY | {"presets", "runs", "report", "rating", "kaggle", "api", "settings", "demo"}
 ROOMS["api"] = TOP | {"strategies"}  # `load` gives the model to the process that asks for it
 # Modules of another room that are open to the worker's side: what passes between the two processes.
 SHARED_WITH_WORKER = {"runs.folder", "runs.events", "runs.outcome"}
