@@ -79,3 +79,13 @@ class NotFinished(UserError):
     """The run is not finished, so there is nothing to evaluate or publish yet."""
 
     exit_code = 75
+
+
+class KaggleError(UserError):
+    """Kaggle refused something, or did something else than it was asked for."""
+
+
+class KaggleBusy(KaggleError):
+    """Not now: a session is live, slots, machines or the week's hours are used up, or Kaggle does not answer."""
+
+    exit_code = 75

@@ -22,7 +22,7 @@ from kaggle_lib.session import secrets
 PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> Callable[[], None]:
+def die_with_parent() -> Callable[[], None]:
     """A preexec function; the library is looked up before the fork, where nothing may be imported any more."""
     prctl = ctypes.CDLL(None).prctl
 
@@ -103,7 +103,7 @@ class Workers:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
-                preexec_fn=_die_with_parent(),
+                preexec_fn=die_with_parent(),
             )
 
     def wait(self, seconds: float) -> bool:
