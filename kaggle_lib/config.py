@@ -188,6 +188,9 @@ class RunConfig(BaseModel):
         15.0, "Minutes to wait for another session's lease before giving up (exit code 75).", "free", ge=0
     )
     take_over: str | None = option(None, "Id of the session whose lease is taken over.", "free")
+    kernel: str | None = option(
+        None, "The Kaggle notebook that runs this session, `owner/slug`; `push` writes it into what it pushes.", "free"
+    )
     allow_code_change: bool = option(
         False, "Resume though this library's data, strategy or training code has changed.", "free"
     )
