@@ -3,6 +3,7 @@
 | field | meaning |
 |---|---|
 | `id`, `job`, `host`, `processes`, `versions` | which session, to train or to evaluate, where, with what |
+| `kernel`, `kaggle_session` | the Kaggle notebook that `push` made it of, and Kaggle's number of the session, or null |
 | `started`, `ended` | times of its first and its end event; `ended` is null while it lives, or where it was killed |
 | `last_event` | when it last gave a sign; closes the record of a session that was killed |
 | `forked_from` | `run@step` of the checkpoint that the run started from, or null |
@@ -45,6 +46,8 @@ def record(events_of_one_session: Sequence[Event]) -> Record:
         "ended": end["time"] if end else None,
         "last_event": last["time"],
         "host": began.get("host"),
+        "kernel": began.get("kernel"),
+        "kaggle_session": began.get("kaggle_session"),
         "from_step": from_step,
         "forked_from": began.get("forked_from"),
         "extended": began.get("extended", []),

@@ -51,6 +51,8 @@ def test_record_by_hand():
         "ended": "2026-11-25T10:01:00.000Z",
         "last_event": "2026-11-25T10:01:00.000Z",
         "host": "box",
+        "kernel": None,
+        "kaggle_session": None,
         "from_step": 10,
         "forked_from": None,
         "extended": [],
