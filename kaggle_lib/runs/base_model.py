@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaggle_lib.config import RunConfig
 from kaggle_lib.errors import UserError
 from kaggle_lib.session.secrets import hub_token
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
+
+    from kaggle_lib.config import RunConfig
 
 SECONDS = 30.0  # of one question to the Hub
 TRIES = 3  # of one file
