@@ -7,7 +7,6 @@ not given comes from `configure`, where a notebook has called it. They return no
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,8 +51,8 @@ def report(preset: str | None = None, config: str | Path | None = None, **values
         opened.store.fetch_kind("evaluation", opened.folder.evaluation)
     from kaggle_lib.report import page  # after the checks: it loads matplotlib
 
-    records = ledger.closed(opened.state.ledger, opened.state.holder(time.time()))
-    path = page.build(opened.folder, opened.config, records)
+    records = ledger.closed(opened.state.ledger, opened.state.holder())
+    path = page.build(opened.folder, opened.config, records, opened.state)
     _say(f"The report is {path}")
     return path
 
@@ -62,7 +61,7 @@ def status(preset: str | None = None, config: str | Path | None = None, **values
     """How a run stands, by its store alone; only `run` and `store` are looked at."""
     from kaggle_lib.report.status import as_text
     from kaggle_lib.report.status import status as status_of
-    from kaggle_lib.runs.opening import store_for
+    from kaggle_lib.runs.opening import others, store_for
 
     parsed, problems = parse(gather(preset, config, values))
     if problems:
@@ -70,8 +69,9 @@ def status(preset: str | None = None, config: str | Path | None = None, **values
     # Base model and data do not matter for looking; all else that could be wrong with `run` and `store` is checked.
     places = {name: parsed[name] for name in ("run", "store", "public_store") if name in parsed}
     looked = RunConfig.create({"base_model": "-", "data": "-", **places})
-    found = status_of(looked.run, store_for(looked).peek())
-    _say(as_text(found))
+    store = store_for(looked)
+    found = status_of(looked.run, store.peek())
+    _say(as_text(found, others(store) if found["state"] == "empty" else ""))
     return found
 
 

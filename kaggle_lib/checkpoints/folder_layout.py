@@ -8,9 +8,10 @@ What has its final name is complete; a kill leaves names that begin with a dot, 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -144,6 +145,15 @@ class Layout:
             if problem is None or path.exists():
                 found.append(Stored(step, manifest.nonce, manifest.bytes, manifest, problem))
         return found
+
+    def bytes(self) -> int:
+        """The sizes of all files, less what the holder removes meanwhile."""
+        total = 0
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    total += (Path(folder) / name).stat().st_size
+        return total
 
     def remove_checkpoint(self, step: int) -> None:
         """Its name goes first, so that half of a checkpoint is never seen."""

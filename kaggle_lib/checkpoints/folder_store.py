@@ -46,7 +46,12 @@ class FolderStore:
                 lease=files.lease(),
                 head=head["head"] if head else None,
                 checkpoints=files.stored(),
+                bytes=files.bytes(),
+                now=self._clock(),
             )
+
+    def runs(self) -> list[str]:
+        return sorted(path.parent.name for path in self._files.root.parent.glob("*/config.json"))
 
     def claim(self, config: dict[str, Any], lease: Lease, lineage: str, take_over: str | None = None) -> FolderClaim:
         files = self._files

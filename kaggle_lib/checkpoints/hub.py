@@ -62,7 +62,13 @@ class HubStore:
                 lease=branch.lease(seen.tree),
                 head=seen.tree.commit,
                 checkpoints=branch.stored(seen.tree),
+                bytes=sum(file.size for file in seen.tree.files.values()),
+                now=branch.clock(),
             )
+
+    def runs(self) -> list[str]:
+        with self._branch.doing("read"):
+            return self._branch.repo.runs()
 
     def claim(self, config: dict[str, Any], lease: Lease, lineage: str, take_over: str | None = None) -> HubClaim:
         branch = self._branch

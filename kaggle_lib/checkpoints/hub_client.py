@@ -39,7 +39,8 @@ KEPT = "Everything committed before is kept."
 
 
 class OutOfTime(Exception):
-    """The operation has used up its time. Not one of httpx's errors, which the client would try again."""
+    """The operation has used up its time. Not one of httpx's errors, which the client would try again. Its argument is
+    the status of the answer after which there was no time left to wait, where there was one."""
 
 
 # What the client is known to raise. KeyError and ValueError: a reply that is none of the Hub's.
@@ -158,7 +159,7 @@ def _after(response: httpx.Response) -> None:
         if (asked := response.headers.get("retry-after", "")).isdigit():
             pause = min(int(asked), LONGEST_RETRY_AFTER)
             if time.monotonic() + pause > end:
-                raise OutOfTime
+                raise OutOfTime(response.status_code)
             response.headers["retry-after"] = str(pause)
     assert isinstance(response.stream, httpx.SyncByteStream)
     response.stream = _Stream(response.stream, end)
@@ -188,9 +189,10 @@ def is_missing(error: BaseException) -> bool:
 def explain(error: BaseException, place: str, doing: str, token: str | None) -> StoreError:
     """ "The store … cannot be `doing`: why", and what to do about it. `token` is taken out of what the client says."""
     error = _cause(error)
-    number, text = status(error), " ".join(str(getattr(error, "server_message", None) or error).split())
+    number = next(iter(error.args), None) if isinstance(error, OutOfTime) else status(error)
+    text = " ".join(str(getattr(error, "server_message", None) or error).split())
     todo = "Try again."
-    if isinstance(error, OutOfTime) or "Operation cancelled" in text:
+    if (isinstance(error, OutOfTime) and number is None) or "Operation cancelled" in text:
         problem = "the Hub did not answer in time"
     elif isinstance(error, OfflineModeIsEnabled):
         problem, todo = "huggingface_hub is offline (HF_HUB_OFFLINE)", "Unset HF_HUB_OFFLINE."

@@ -175,6 +175,16 @@ class Repo:
             for one in [*refs.branches, *refs.tags, *refs.converts, *(refs.pull_requests or [])]
         }
 
+    def runs(self) -> list[str]:
+        """The names of the runs that have a branch; none where there is no such repo."""
+        prefix = "refs/heads/run/"
+        try:
+            return sorted(ref.removeprefix(prefix) for ref in self._refs() if ref.startswith(prefix))
+        except Failures as error:
+            if is_missing(error):
+                return []
+            raise
+
     def heads(self) -> dict[str, Tree]:
         """What every branch, tag and pull request holds at its head, by its full name."""
         refs = self._refs()

@@ -32,7 +32,8 @@ class StoreState:
     """What is on the store for one run; all empty where no session has claimed it yet.
 
     `config` is what the first claim froze (it holds `lineage`, the run's birth nonce, too); `ledger` is in the order of
-    the sessions, `checkpoints` newest first.
+    the sessions, `checkpoints` newest first; `bytes` is all that the store holds of the run; `now`: when that was so,
+    by the store's clock (seconds since 1970).
     """
 
     config: dict[str, Any] | None = None
@@ -41,10 +42,12 @@ class StoreState:
     lease: Lease | None = None
     head: str | None = None
     checkpoints: list[Stored] = field(default_factory=list)
+    bytes: int = 0
+    now: float = field(default=0.0, compare=False)
 
-    def holder(self, now: float) -> str | None:
-        """The session that may still be writing at `now` (seconds since 1970, by the store's clock)."""
-        if self.lease is None or self.lease.expired(now) or self.lease.provably_dead():
+    def holder(self) -> str | None:
+        """The session that may still be writing."""
+        if self.lease is None or self.lease.expired(self.now) or self.lease.provably_dead():
             return None
         return self.lease.session
 
@@ -62,6 +65,10 @@ class Store(Protocol):
 
     def peek(self) -> StoreState:
         """Read only; creates nothing."""
+        ...
+
+    def runs(self) -> list[str]:
+        """The names of all runs in the same place; none where there is no such place."""
         ...
 
     def claim(self, config: dict[str, Any], lease: Lease, lineage: str, take_over: str | None = None) -> Claim:

@@ -14,10 +14,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from kaggle_lib.checkpoints.store import StoreState
 from kaggle_lib.config import POLICY, RECORDED, RunConfig
 from kaggle_lib.errors import UserError
 from kaggle_lib.files import read_json, sha256_of, write_text
 from kaggle_lib.report import plots
+from kaggle_lib.report.status import storage, storage_as_text
 from kaggle_lib.runs import events
 from kaggle_lib.runs.events import Event
 from kaggle_lib.runs.folder import RunFolder
@@ -40,8 +42,9 @@ PARTS = (
 )
 
 
-def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record]) -> Path:
-    """Write `report/index.html` of the run folder and return its path. `ledger`: a record a session, in order.
+def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record], state: StoreState | None = None) -> Path:
+    """Write `report/index.html` of the run folder and return its path. `ledger`: a record a session, in order; `state`:
+    what the store holds, of which the page says how much, and who may be writing.
 
     Needs neither an evaluation nor a step: what is not there yet is named on the page.
     Raises UserError where a damaged evaluation is there, or where the page cannot be written.
@@ -66,6 +69,7 @@ def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record]) -> Pat
             sessions=[_session(number, record) for number, record in enumerate(ledger, start=1)],
             parts=PARTS,
             goodput=goodput(ledger),
+            stored=_stored(state) if state else "",
             wall=sum(record["seconds"]["wall"] for record in ledger),
             claim=claim(ledger),
             changes=changes(ledger),
@@ -80,6 +84,11 @@ def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record]) -> Pat
     except OSError as error:
         raise folder.unusable(error) from error
     return path
+
+
+def _stored(state: StoreState) -> str:
+    held = state.lease if state.holder() else None
+    return storage_as_text(storage(state)) + (f"; session {held.session} on {held.host} may be writing" if held else "")
 
 
 def _training(ledger: Sequence[Record]) -> list[tuple[int, Record]]:

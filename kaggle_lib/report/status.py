@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import Any
 
+from kaggle_lib.checkpoints.lease import Lease
 from kaggle_lib.checkpoints.store import StoreState
 from kaggle_lib.runs.ledger import closed, goodput
 
 
-def status(run: str, store_state: StoreState, now: float | None = None) -> dict[str, Any]:
+def status(run: str, store_state: StoreState) -> dict[str, Any]:
     """What `status --json` prints: `run`, `state` (empty, running, paused, finished, failed), `step`, `total_steps`,
-    `checkpoint` {`step`, `id`, `bytes`}, `lease` {`session`, `host`, `expires`}, `sessions` and `goodput`.
+    `checkpoint` {`step`, `id`, `bytes`}, `storage` {`checkpoints`, `bytes`}, `lease` {`session`, `host`, `expires`,
+    `seconds_left`}, `sessions` and `goodput`.
 
-    `step` is the newest good checkpoint's (0: none). `total_steps`, `checkpoint`, `lease` and `goodput` are null where
-    they are not known. `now`: seconds since 1970 by the store's clock; this machine's unless given.
+    `step` is the newest good checkpoint's (0: none); `storage` counts what is damaged, too. `total_steps`,
+    `checkpoint`, `lease` and `goodput` are null where they are not known. The lease is judged by the store's clock.
     """
     good = next((stored for stored in store_state.checkpoints if stored.problem is None and stored.manifest), None)
     manifest = good.manifest if good else None
     lease = store_state.lease
-    holder = store_state.holder(time.time() if now is None else now)
+    holder = store_state.holder()
     ledger = closed(store_state.ledger, holder)
     return {
         "run": run,
@@ -28,7 +29,8 @@ def status(run: str, store_state: StoreState, now: float | None = None) -> dict[
         "step": manifest.step if manifest else 0,
         "total_steps": manifest.total_steps if manifest else None,
         "checkpoint": {"step": good.step, "id": good.id, "bytes": good.bytes} if good else None,
-        "lease": {"session": lease.session, "host": lease.host, "expires": _iso(lease.expires)} if lease else None,
+        "storage": storage(store_state),
+        "lease": _lease(lease, store_state.now) if lease else None,
         "sessions": [
             {
                 **{name: record[name] for name in ("id", "started", "ended", "from_step", "to_step", "ended_because")},
@@ -38,6 +40,11 @@ def status(run: str, store_state: StoreState, now: float | None = None) -> dict[
         ],
         "goodput": goodput(ledger),
     }
+
+
+def _lease(lease: Lease, now: float) -> dict[str, Any]:
+    left = max(0, round(lease.expires - now))
+    return {"session": lease.session, "host": lease.host, "expires": _iso(lease.expires), "seconds_left": left}
 
 
 def _state(store_state: StoreState, finished: bool, holder: str | None) -> str:
@@ -51,11 +58,11 @@ def _state(store_state: StoreState, finished: bool, holder: str | None) -> str:
     return "failed" if because and because.split(":")[0] == "failed" else "paused"
 
 
-def as_text(status: dict[str, Any]) -> str:
-    """The same for a person, lines without an end of line at the end."""
+def as_text(status: dict[str, Any], others: str = "") -> str:
+    """The same for a person, lines without an end of line at the end; `others` is said of an empty one."""
     run, state = status["run"], status["state"]
     if state == "empty":
-        return f"Run {run}: nothing is on the store yet."
+        return f"Run {run}: nothing is on the store yet{others}."
     total = f" of {status['total_steps']}" if status["total_steps"] else ""
     lines = [f"Run {run}: {state}, step {status['step']}{total}"]
     if checkpoint := status["checkpoint"]:
@@ -64,8 +71,10 @@ def as_text(status: dict[str, Any]) -> str:
         )
     else:
         lines.append("Checkpoint: none yet")
+    lines.append(f"Storage: {storage_as_text(status['storage'])}")
     if lease := status["lease"]:
-        lines.append(f"Lease: session {lease['session']} on {lease['host']}, until {lease['expires']}")
+        left = f"{lease['seconds_left'] / 60:.0f} min left" if lease["seconds_left"] else "over"
+        lines.append(f"Lease: session {lease['session']} on {lease['host']}, until {lease['expires']} ({left})")
     lines.append(f"Goodput: {percent(status['goodput'])} of the paid time is in kept training steps")
     lines.append("Sessions:" if status["sessions"] else "Sessions: none yet")
     for session in status["sessions"]:
@@ -74,6 +83,17 @@ def as_text(status: dict[str, Any]) -> str:
             f"goodput {percent(session['goodput'])}, {session['ended_because'] or 'no end recorded'}"
         )
     return "\n".join(lines)
+
+
+def storage(store_state: StoreState) -> dict[str, int]:
+    """What the store holds of the run: `checkpoints`, how many, and the `bytes` of everything."""
+    return {"checkpoints": len(store_state.checkpoints), "bytes": store_state.bytes}
+
+
+def storage_as_text(counted: dict[str, int]) -> str:
+    """`2 checkpoints, 12.3 MB in all`."""
+    number = counted["checkpoints"]
+    return f"{number} {'checkpoint' if number == 1 else 'checkpoints'}, {counted['bytes'] / 1e6:.1f} MB in all"
 
 
 def percent(share: float | None) -> str:

@@ -89,7 +89,8 @@ def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
     if known is None:
         known, where = _known_here(folder), str(folder.run_json)
     if known is None and begun:
-        raise ConfigError(problems or [f"run: there is no run {looked.run!r} in {looked.store!r}{_others(looked)}"])
+        there = others(store) or ", and no other"
+        raise ConfigError(problems or [f"run: there is no run {looked.run!r} in {looked.store!r}{there}"])
     if known is None:
         return Opened(RunConfig.create(values), code_hash(), store, state, folder, fresh=True)
     frozen, code = _frozen(known, where)
@@ -134,12 +135,10 @@ def _unreadable(where: str, why: str) -> UserError:
     )
 
 
-def _others(looked: RunConfig) -> str:
+def others(store: Store) -> str:
     """The runs that are there, for a misspelt name or a wrong store."""
-    if looked.hub_store:
-        return ""
-    found = sorted(path.parent.name for path in Path(looked.store).glob("*/config.json"))
-    return f"; there are {', '.join(found)}" if found else ", and no other"
+    found = store.runs()
+    return f"; there are {', '.join(found)}" if found else ""
 
 
 def new_session_id() -> str:

@@ -299,7 +299,7 @@ def test_unknown_runs(finished):
     )
     answer = ask(finished, "status", *sets(run="rum"))
     assert (answer.code, answer.told["state"], answer.told["step"]) == (0, "empty", 0)
-    assert answer.err == "Run rum: nothing is on the store yet.\n"
+    assert answer.err == "Run rum: nothing is on the store yet; there are run.\n"
 
 
 def test_unfinished_run_is_not_evaluated(unfinished):

@@ -11,6 +11,8 @@ or a list of them) or in the file that $LOOPBACK_FAULTS names. Several may hit o
 | `412`, `409` | of a commit: the head has moved; another commit operation is in progress |
 | `storage_limit` | 403 for a commit, with the text of a full account |
 | `drop_before`, `drop_reply` | the connection closes instead of a reply; `drop_reply` carries the request out |
+| `rate_limit(requests)`; argument `seconds` | 429 with Retry-After for what is more than that in any `seconds` (300) |
+| `date(seconds)` | the reply's Date is so much later (or earlier) than this machine's |
 | `latency(seconds)`, `slow_upload(bytes_per_second)` | the request waits, then is carried out |
 | `stall_headers(seconds)`, `stall_body(seconds)` | carried out; the reply comes late, or its second half does |
 | `stall_cas(seconds)` | stall_headers of every request to the Xet storage |
@@ -26,10 +28,14 @@ or a list of them) or in the file that $LOOPBACK_FAULTS names. Several may hit o
 from __future__ import annotations
 
 import base64
+import math
 import re
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -69,6 +75,8 @@ ACTIONS = {
     "storage_limit": Action(method="POST", path=COMMIT),
     "drop_before": Action(),
     "drop_reply": Action(),
+    "rate_limit": Action("requests", 1000, path="^/api/", times=0),
+    "date": Action("seconds", 7200.0, times=0),
     "latency": Action("seconds", 1.0, times=0),
     "slow_upload": Action("bytes_per_second", 20e6, method="POST|PUT", times=0),
     "stall_headers": Action("seconds", EVER),
@@ -95,6 +103,7 @@ class Fault:
     left: int | None
     skip: int
     hits: int = 0
+    recent: deque[float] = field(default_factory=deque)
 
     def before(self, hub: LoopbackHub, request: Request) -> Reply | None:
         """What precedes the request, or a reply instead of carrying it out."""
@@ -102,6 +111,8 @@ class Fault:
             return self._refusal(int(self.arguments["status"]))
         if self.action == "storage_limit":
             return Refused(403, STORAGE_LIMIT).reply()
+        if self.action == "rate_limit":
+            return self._limited()
         if self.action == "drop_before":
             return Reply(dropped=True)
         if self.action == "latency":
@@ -129,6 +140,8 @@ class Fault:
             reply.dropped = True
         elif self.action in ("stall_headers", "stall_cas"):
             reply.late += self.arguments["seconds"]
+        elif self.action == "date":
+            reply.headers["Date"] = formatdate(time.time() + self.arguments["seconds"], usegmt=True)
         elif self.action == "stall_body":
             reply.half += self.arguments["seconds"]
         elif self.action == "lose_commit_500" and reply.status == 200:
@@ -139,6 +152,18 @@ class Fault:
         told = {"action": self.action, "method": self.method.pattern, "path": self.path.pattern}
         arguments = {name: value for name, value in self.arguments.items() if not callable(value)}
         return {**told, "times": self.left, "after": self.skip, "hits": self.hits, "arguments": arguments}
+
+    def _limited(self) -> Reply | None:
+        """A refusal of what is too much; what was refused counts, too."""
+        now, window = time.monotonic(), self.arguments.get("seconds", 300.0)
+        self.recent.append(now)
+        while self.recent[0] <= now - window:
+            self.recent.popleft()
+        if len(self.recent) <= self.arguments["requests"]:
+            return None
+        reply = Refused(429, TEXTS[429]).reply()
+        reply.headers["Retry-After"] = str(math.ceil(window))
+        return reply
 
     def _refusal(self, status: int) -> Reply:
         text = self.arguments.get("text") or TEXTS.get(status, f"Fault {status}")
@@ -177,7 +202,8 @@ class Faults:
             arguments[known.argument] = float(value) if re.fullmatch(r"[0-9.e+]+", value) else value
         elif known.argument:
             arguments.setdefault(known.argument, known.default)
-        allowed = {known.argument} - {""} | ({"text", "code"} if name.isdigit() else set())
+        more = {"text", "code"} if name.isdigit() else {"seconds"} if name == "rate_limit" else set()
+        allowed = {known.argument} - {""} | more
         if unknown := set(arguments) - allowed:
             raise ValueError(f"{name} has no argument {', '.join(sorted(unknown))}".rstrip())
         if name.isdigit():

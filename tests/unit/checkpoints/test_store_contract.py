@@ -69,6 +69,22 @@ def test_a_look_at_an_empty_store_creates_nothing(store, tmp_path):
     assert not list(tmp_path.glob("hub/repos/*"))
 
 
+def test_a_look_counts_what_is_there_names_the_runs_and_tells_the_stores_time(make_store, tmp_path, clock, events):
+    assert make_store().runs() == []
+    for run in ("r", "a.b"):
+        mine = claim(make_store(run))
+        for step in (10, 20):
+            mine.commit(checkpoint(tmp_path / run, step), {"id": "A"}, events)
+    clock.now += 7
+    state = make_store().peek()
+    assert state.now == clock.now
+    assert 2 * BYTES < state.bytes < 3 * BYTES
+    mine.free(1)
+    assert BYTES < make_store("a.b").peek().bytes < 2 * BYTES
+    assert make_store("misspelt").runs() == ["a.b", "r"]
+    assert make_store("misspelt").peek() == StoreState()
+
+
 def test_a_claim_freezes_configuration_and_lineage_before_the_first_checkpoint(store, make_store, clock):
     mine = claim(store)
     state = make_store().peek()

@@ -10,11 +10,14 @@ import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from kaggle_lib.checkpoints.lease import Lease
+from kaggle_lib.checkpoints.store import StoreState
 from kaggle_lib.config import RunConfig
 from kaggle_lib.presets import read_preset
 from kaggle_lib.report import page, plots
@@ -342,6 +345,18 @@ def test_steps_done_again_are_compared_to_the_last_bit():
     assert page.repeated(happened) == {"steps": 2, "differed": [3]}
     assert page.repeated([step(1, 0.1), step(1, 0.1, (1, 3))]) == {"steps": 1, "differed": [1]}
     assert page.repeated([step(1, 0.1)]) == {"steps": 0, "differed": []}
+
+
+def test_what_the_store_holds_and_who_may_be_writing_is_said(tmp_path):
+    folder, records = fake_run(tmp_path)
+    mine = Lease.mine("20261125T100000-bbbb2222").model_copy(update={"expires": 100.0})
+    state = StoreState(config={}, bytes=1_300_000, lease=mine, now=99.0)
+    said = "On the store: 0 checkpoints, 1.3 MB in all"
+    html = page.build(folder, config(), records, state).read_text(encoding="utf-8")
+    assert f"{said}; session {mine.session} on {mine.host} may be writing." in html
+    html = page.build(folder, config(), records, replace(state, now=100.0)).read_text(encoding="utf-8")
+    assert f"{said}.</p>" in html
+    assert "On the store" not in page.build(folder, config(), records).read_text(encoding="utf-8")
 
 
 def test_smoothing_is_the_mean_of_the_last_values():

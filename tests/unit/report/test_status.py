@@ -50,7 +50,8 @@ def lease(expires):
 
 
 def state(**more):
-    return StoreState(**{"config": {"run": "a"}, "ledger": [record(1)], "checkpoints": [stored(30)], **more})
+    there = {"config": {"run": "a"}, "ledger": [record(1)], "checkpoints": [stored(30)], "now": NOW}
+    return StoreState(**{**there, **more})
 
 
 @pytest.mark.parametrize(
@@ -68,26 +69,33 @@ def state(**more):
     ],
 )
 def test_state(given, expected):
-    assert status("a", given, NOW)["state"] == expected
+    assert status("a", given)["state"] == expected
 
 
 def test_a_holder_of_the_lease_that_is_dead_for_certain_is_not_running():
     mine = Lease.mine("20261125T100000-bbbb2222").model_copy(update={"expires": NOW + 100})
-    assert status("a", state(lease=mine), NOW)["state"] == "running"
+    assert status("a", state(lease=mine))["state"] == "running"
     dead = mine.model_copy(update={"pid_started": mine.pid_started - 1})
-    assert status("a", state(lease=dead), NOW)["state"] == "paused"
+    assert status("a", state(lease=dead))["state"] == "paused"
 
 
 def test_fields_are_those_that_others_rely_on():
     ledger = [record(1), record(2, from_step=30, to_step=40, ended=None, ended_because=None)]
-    given = state(lease=lease(NOW), ledger=ledger, checkpoints=[stored(40, problem=("a", "b")), stored(30)])
-    assert status("a", given, NOW) == {
+    there = [stored(40, problem=("a", "b")), stored(30)]
+    given = state(lease=lease(NOW), ledger=ledger, checkpoints=there, bytes=2_469_200)
+    assert status("a", given) == {
         "run": "a",
         "state": "paused",
         "step": 30,
         "total_steps": 60,
         "checkpoint": {"step": 30, "id": "id30", "bytes": 1_234_567},
-        "lease": {"session": "20261125T100000-bbbb2222", "host": "elsewhere", "expires": "2027-01-15T08:00:00Z"},
+        "storage": {"checkpoints": 2, "bytes": 2_469_200},
+        "lease": {
+            "session": "20261125T100000-bbbb2222",
+            "host": "elsewhere",
+            "expires": "2027-01-15T08:00:00Z",
+            "seconds_left": 0,
+        },
         "sessions": [
             {
                 "id": "20261121T100000-aaaa1111",
@@ -119,21 +127,27 @@ def test_empty():
         "step": 0,
         "total_steps": None,
         "checkpoint": None,
+        "storage": {"checkpoints": 0, "bytes": 0},
         "lease": None,
         "sessions": [],
         "goodput": None,
     }
-    assert as_text(status("a", StoreState())) == "Run a: nothing is on the store yet."
+    empty = status("a", StoreState())
+    assert as_text(empty) == "Run a: nothing is on the store yet."
+    assert as_text(empty, "; there are b, c") == "Run a: nothing is on the store yet; there are b, c."
 
 
 def test_text():
     given = state(
-        lease=lease(NOW + 1), ledger=[record(1), record(2, id=LIVING, from_step=30, ended=None, ended_because=None)]
+        lease=lease(NOW + 90),
+        ledger=[record(1), record(2, id=LIVING, from_step=30, ended=None, ended_because=None)],
+        bytes=1_300_000,
     )
-    assert as_text(status("a", given, NOW)) == (
+    assert as_text(status("a", given)) == (
         "Run a: running, step 30 of 60\n"
         "Checkpoint: step 30, 1.2 MB, id id30\n"
-        "Lease: session 20261125T100000-bbbb2222 on elsewhere, until 2027-01-15T08:00:01Z\n"
+        "Storage: 1 checkpoint, 1.3 MB in all\n"
+        "Lease: session 20261125T100000-bbbb2222 on elsewhere, until 2027-01-15T08:01:30Z (2 min left)\n"
         "Goodput: 30 % of the paid time is in kept training steps\n"
         "Sessions:\n"
         "  20261121T100000-aaaa1111  2026-11-21T10:00:00.000Z  steps 0 to 30, goodput 61 %, "
