@@ -1,4 +1,4 @@
-"""What passes between the loopback Hub and its clients: requests, replies, and a threaded server on 127.0.0.1.
+"""What passes between a loopback service and its clients: requests, replies, and a threaded server on 127.0.0.1.
 
 A reply also says how it is delivered (late, in two halves, or not at all): that is how faults reach the wire.
 """
@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -64,7 +64,10 @@ class Request:
 
 @dataclass
 class Reply:
-    """`dropped`: the connection closes instead. `late`, `half`: seconds before the headers, and within the body."""
+    """`dropped`: the connection closes instead. `late`, `half`: seconds before the headers, and within the body.
+
+    `stream` is a body that is still being made: its pieces are sent as they come, and the connection closes after it.
+    """
 
     status: int = 200
     body: bytes = b""
@@ -73,6 +76,7 @@ class Reply:
     late: float = 0.0
     half: float = 0.0
     faults: tuple[str, ...] = ()
+    stream: Iterator[bytes] | None = None
 
     @classmethod
     def json(cls, value: Any, status: int = 200, **headers: str) -> Reply:
@@ -175,11 +179,17 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response_only(reply.status)
         always = {"Date": self.date_time_string(), "X-Request-Id": uuid.uuid4().hex}
-        always |= {"Content-Length": str(len(reply.body))}
+        always |= {"Connection": "close"} if reply.stream else {"Content-Length": str(len(reply.body))}
         for name, value in {**always, **reply.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
+            return
+        if reply.stream:
+            self.close_connection = True
+            for piece in reply.stream:
+                self.wfile.write(piece)
+                self.wfile.flush()
             return
         middle = len(reply.body) // 2 if reply.half else len(reply.body)
         self.wfile.write(reply.body[:middle])
