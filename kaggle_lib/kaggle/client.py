@@ -16,17 +16,17 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from kaggle_lib.errors import KaggleError
+from kaggle_lib.runs.launch import die_with_parent
 from kaggle_lib.session.secrets import HUB_VARIABLES
 
 SITE = "https://www.kaggle.com"
 SECONDS = 120.0
-# Words of Kaggle's own for "not now": slots, the weekly quota, no machine free. Collected from replies; see facts in
-# docs/kaggle.md. Anything else that it refuses is for a person to put right.
+# Words of Kaggle's own for "not now": slots, the weekly quota, no machine free. Anything
+# else that it refuses is for a person to put right.
 NOT_NOW = re.compile(
     r"maximum (batch|weekly|interactive)|session count|quota|capacity|no \w+ (is|are) (currently )?available"
     r"|(resources?|gpus?|accelerators?) (is|are) (currently )?(un|not )available|try again later|429|rate limit",
@@ -75,7 +75,9 @@ class Said:
         lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
         if any("Authentication required" in line for line in [*lines, self.out]):
             return "Authentication required"
-        return (lines[-1] if "Traceback (most recent call last):" in lines else lines[0]) if lines else "it said nothing"
+        return (
+            (lines[-1] if "Traceback (most recent call last):" in lines else lines[0]) if lines else "it said nothing"
+        )
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ class Client:
                 encoding="utf-8",
                 errors="replace",
                 env=self.environment(),
+                preexec_fn=die_with_parent(),  # no push goes on behind the back of a chain that was started again
                 timeout=self.seconds,
                 check=False,
             )
@@ -234,7 +237,7 @@ class Client:
         return said.out.strip() if said.code == 0 else said.problem
 
     def follow(self, kernel: str) -> subprocess.Popen[str]:
-        """The live log of the newest session, line by line on standard output, until the session or the process ends."""
+        """The live log of the newest session, line by line on standard output, until either ends."""
         return subprocess.Popen(
             self.words("kernels", "logs", "-f", kernel),
             stdin=subprocess.DEVNULL,
@@ -243,6 +246,7 @@ class Client:
             encoding="utf-8",
             errors="replace",
             env={**self.environment(), "PYTHONUNBUFFERED": "1"},
+            preexec_fn=die_with_parent(),
         )
 
 
@@ -257,7 +261,3 @@ def no_login(problem: str) -> KaggleError:
 def editor(kernel: str) -> str:
     """Where a notebook is edited: secrets are attached there, and running sessions stopped."""
     return f"{SITE}/code/{kernel}/edit"
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
