@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import string
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kaggle_lib.errors import UserError
+from kaggle_lib.session.where import root
 
 HUB_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 # What no process of ours needs that only computes: a worker is started without them.
@@ -23,7 +25,8 @@ class Token:
 
 
 def hub_token() -> Token | None:
-    """The Hugging Face token: of the environment, of Kaggle's secrets, or of `hf auth login`; None: there is none.
+    """The Hugging Face token: of the environment, of Kaggle's secrets, of a dataset attached there that holds it in a
+    file HF_TOKEN or HF_TOKEN.txt, or of `hf auth login`; None: there is none.
 
     Raises UserError for one that cannot be a token, and says what is wrong with it, never what it is.
     """
@@ -31,7 +34,8 @@ def hub_token() -> Token | None:
     home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
     file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
     variables = (Token(name, os.environ[name]) for name in HUB_VARIABLES if name in os.environ)
-    found = next(variables, None) or _secret(HUB_VARIABLES[0]) or _file(file)
+    label = HUB_VARIABLES[0]
+    found = next(variables, None) or _secret(label) or _attached(label) or _file(file)
     return found and Token(found.place, _checked(found))
 
 
@@ -58,6 +62,16 @@ def _secret(label: str) -> Token | None:
         return Token(f"the Kaggle secret {label}", UserSecretsClient().get_secret(label))
     except Exception:  # BackendError and others: none is attached, or this session was started without any
         return None
+
+
+def _attached(label: str) -> Token | None:
+    """The file `label` in a dataset that is attached to this Kaggle notebook: what a pushed one may have to do with."""
+    for place in ("*", "datasets/*/*", "d/*/*"):  # how Kaggle has mounted a dataset at one time or another
+        for name in (label, f"{label}.txt", label.lower(), f"{label.lower()}.txt"):
+            for path in sorted((root() / "input").glob(f"{place}/{name}")):
+                with suppress(OSError):
+                    return Token(str(path), path.read_text(encoding="utf-8", errors="replace"))
+    return None
 
 
 def _file(path: Path) -> Token | None:

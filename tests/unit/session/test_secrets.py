@@ -18,6 +18,7 @@ def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_CONFIG_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KAGGLE_LIB_ROOT", str(tmp_path / "kaggle"))
 
 
 def test_a_bare_machine_has_none() -> None:
@@ -77,6 +78,31 @@ def test_kaggles_secret_comes_after_the_variable_and_before_the_file(
     assert (found.place, found.value) == ("HUGGING_FACE_HUB_TOKEN", "from-variable")
 
 
+def dataset(folder: Path, place: str, value: bytes) -> Path:
+    path = folder / "kaggle/input" / place
+    path.parent.mkdir(parents=True)
+    path.write_bytes(value)
+    return path
+
+
+@pytest.mark.parametrize(
+    "place", ["keys/HF_TOKEN", "keys/hf_token.txt", "datasets/me/keys/HF_TOKEN.txt", "d/me/keys/hf_token"]
+)
+def test_an_attached_datasets_file_comes_after_kaggles_secret_and_before_the_machines_login(
+    place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("from-login")
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
+    path = dataset(tmp_path, place, b"from-dataset\r\n")
+    found = hub_token()
+    assert found is not None
+    assert (found.place, found.value) == (str(path), "from-dataset")
+    attach(monkeypatch, tmp_path, HF_TOKEN="from-secret")
+    found = hub_token()
+    assert found is not None
+    assert found.value == "from-secret"
+
+
 WRONG = {
     "": "is empty",
     "  \n": "holds only spaces",
@@ -93,14 +119,16 @@ TODO = "Store it anew, from https://huggingface.co/settings/tokens, or remove it
 
 
 @pytest.mark.parametrize("value", WRONG)
-@pytest.mark.parametrize("place", ["HF_TOKEN", "the Kaggle secret HF_TOKEN"])
+@pytest.mark.parametrize("place", ["HF_TOKEN", "the Kaggle secret HF_TOKEN", "an attached dataset"])
 def test_what_cannot_be_a_token_is_refused_in_a_line_without_its_value(
     value: str, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if place == "HF_TOKEN":
         monkeypatch.setenv("HF_TOKEN", value)
-    else:
+    elif place == "the Kaggle secret HF_TOKEN":
         attach(monkeypatch, tmp_path, HF_TOKEN=value)
+    else:
+        place = str(dataset(tmp_path, "keys/HF_TOKEN", value.encode()))
     with pytest.raises(UserError) as caught:
         hub_token()
     assert str(caught.value) == f"The Hugging Face token in {place} {WRONG[value]}. {TODO}"
