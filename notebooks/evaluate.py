@@ -21,7 +21,10 @@
 # name and places are enough. A run that is not finished is not evaluated, and that is no error.
 
 # %%
-import kaggle_lib as kl
+try:
+    import kaggle_lib as kl
+except ImportError:
+    raise ImportError("kaggle_lib is not in this image: push from a clone, `python -m kaggle_lib push`.") from None
 
 # %% tags=["parameters"]
 run: str = "bengali-8b-t4"  # name of the run

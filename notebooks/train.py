@@ -22,7 +22,10 @@
 # says so and ends. The small run that needs neither GPU nor account is `quickstart`.
 
 # %%
-import kaggle_lib as kl
+try:
+    import kaggle_lib as kl
+except ImportError:
+    raise ImportError("kaggle_lib is not in this image: push from a clone, `python -m kaggle_lib push`.") from None
 
 # %% [markdown]
 # **The parameters.** `preset` has every key that is not in this cell; what the cell says counts before it, and any

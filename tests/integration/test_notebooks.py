@@ -85,7 +85,7 @@ def test_a_notebook_is_parameters_and_at_most_six_calls(text: Path) -> None:
     calls = [cell.source for cell in code_cells(text) if "kl." in cell.source]
     assert calls[0] == "kl.configure(globals())"
     assert 1 <= sum(source.count("kl.") for source in calls) <= 6
-    assert code_cells(text)[0].source == "import kaggle_lib as kl"
+    assert "import kaggle_lib as kl" in code_cells(text)[0].source
 
 
 def test_what_the_train_notebook_shows_is_what_its_preset_says() -> None:

@@ -39,7 +39,7 @@ ROOMS: dict[str, set[str]] = {
     "runs": LIBRARY,
     "report": LIBRARY | {"runs"},
     "rating": LIBRARY | {"runs"},
-    "kaggle": LIBRARY | {"runs", "report"},
+    "kaggle": LIBRARY | {"presets", "runs", "report"},
 }
 TOP = LIBRARY | {"presets", "runs", "report", "rating", "kaggle", "api", "settings", "demo"}
 ROOMS["api"] = TOP | {"strategies"}  # `load` gives the model to the process that asks for it
