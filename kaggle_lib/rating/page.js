@@ -195,10 +195,11 @@ function showItem(item) {
         button.setAttribute("aria-label", `${title}: ${digits(value)}`);
         return button;
       });
-      const field = make("fieldset", { className: index === scale ? "now" : "" },
-        make("legend", {}, title, make("small", { textContent: what })), make("div", { className: "scale" }, ...buttons));
-      field.dataset.criterion = name;
-      card.append(field);
+      const row = make("div", { className: index === scale ? "row now" : "row", role: "group" },
+        make("b", {}, title, make("small", { textContent: what })), make("div", { className: "scale" }, ...buttons));
+      row.setAttribute("aria-label", title);
+      row.dataset.criterion = name;
+      card.append(row);
     });
     work.append(card);
   }

@@ -104,9 +104,8 @@ def read(paths: Iterable[Path], key: Mapping[str, Any]) -> list[Rating]:
     if problems:
         raise UserError(
             f"The ratings cannot be used, {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n  "
-            + "\n  ".join(problems),
-            kept="\nNothing was scored or written.",
-            todo="Correct the rows, or leave the file out.",
+            + "\n  ".join(problems)
+            + "\nNothing was scored or written. Correct the rows, or leave the file out."
         )
     if not latest:
         raise UserError("There is no rating in these files.", todo="Give the files that the raters have sent.")
