@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import textwrap
@@ -14,7 +15,7 @@ import typer
 
 from kaggle_lib import __version__, api
 from kaggle_lib.config import describe
-from kaggle_lib.errors import ConfigError, LeaseHeld, NotFinished, UserError
+from kaggle_lib.errors import ConfigError, NotFinished, UserError
 from kaggle_lib.files import dump_json
 from kaggle_lib.presets import preset_names, read_assignments
 
@@ -25,7 +26,7 @@ Version {__version__}.
 \b
 Exit codes:
   0    done (train: finished, and on the store)
-  75   paused, or another session holds the run, or it is not finished: run it again to go on
+  75   paused, or another session holds the run, or it is not finished, or (push, chain) not now: run it again to go on
   130  stopped by the second Ctrl-C
   1    an error, in one message
   2    wrong usage or configuration, or settings that contradict the run's frozen ones
@@ -90,6 +91,61 @@ def status(preset: Preset = None, config: Config = None, set_: Set = None, as_js
     _call(api.status, preset, config, set_, as_json)
 
 
+Kernel = Annotated[str | None, typer.Option(metavar="[OWNER/]SLUG", help="The Kaggle kernel; of the run unless given.")]
+TokenDataset = Annotated[
+    bool, typer.Option(help="Bring the Hub's token by a private Kaggle dataset; says first what that means.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Make that dataset without asking.")]
+Dataset = Annotated[list[str] | None, typer.Option(metavar="OWNER/NAME", help="Attach this Kaggle dataset, too.")]
+OutputOf = Annotated[
+    list[str] | None,
+    typer.Option(metavar="OWNER/SLUG", help="Attach this kernel's output, to rescue a checkpoint from."),
+]
+
+
+@app.command(epilog=_keys())
+def push(
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    notebook: Annotated[str, typer.Option(help="Which of notebooks/ to push.")] = "train",
+    kernel: Kernel = None,
+    token_dataset: TokenDataset = False,
+    yes: Yes = False,
+    dataset: Dataset = None,
+    output_of: OutputOf = None,
+    as_json: Json = False,
+) -> None:
+    """Push one session of a run to Kaggle, and say what became of it; exit code 75: not now."""
+    given: dict[str, Any] = {"notebook": notebook, "kernel": kernel, "token_dataset": token_dataset, "yes": yes}
+    given |= {"datasets": dataset or [], "outputs": output_of or []}
+    _call(functools.partial(api.push, **given), preset, config, set_, as_json)
+
+
+@app.command(epilog=_keys())
+def chain(
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    kernel: Kernel = None,
+    token_dataset: TokenDataset = False,
+    yes: Yes = False,
+    dataset: Dataset = None,
+    output_of: OutputOf = None,
+    once: Annotated[bool, typer.Option("--once", help="One look and at most one act, for a scheduler.")] = False,
+    max_sessions: Annotated[int, typer.Option(min=1, help="Stop when so many have trained.")] = 40,
+    no_progress: Annotated[int, typer.Option(min=1, help="Stop after so many in a row without a new step.")] = 2,
+    poll: Annotated[float, typer.Option(min=0.05, metavar="SECONDS", help="Between two looks.")] = 60.0,
+    hang_minutes: Annotated[float, typer.Option(min=0, help="Cancel a session so long after its lease ended.")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Push sessions to Kaggle until the run is finished; exit codes: 0 finished, 75 not yet (--once), 1 look at it."""
+    given: dict[str, Any] = {"kernel": kernel, "token_dataset": token_dataset, "yes": yes, "once": once, "poll": poll}
+    given |= {"max_sessions": max_sessions, "no_progress": no_progress, "hang_minutes": hang_minutes}
+    given |= {"datasets": dataset or [], "outputs": output_of or []}
+    _call(functools.partial(api.chain, **given), preset, config, set_, as_json)
+
+
 @app.command(epilog=_keys())
 def doctor(preset: Preset = None, config: Config = None, set_: Set = None, as_json: Json = False) -> None:
     """Say what is here, and what a run with these settings would miss (exit code 1)."""
@@ -129,7 +185,7 @@ def _call(
 def _word(error: UserError) -> str:
     if isinstance(error, NotFinished):
         return "not finished"
-    return "paused" if isinstance(error, LeaseHeld) else "failed"
+    return "paused" if error.exit_code == 75 else "failed"
 
 
 _printed: list[Any] = []

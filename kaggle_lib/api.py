@@ -7,7 +7,7 @@ not given comes from `configure`, where a notebook has called it. They return no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from kaggle_lib.runs.outcome import Outcome
 from kaggle_lib.settings import Settings
 
 if TYPE_CHECKING:
+    from kaggle_lib.kaggle.chain import Chained
+    from kaggle_lib.kaggle.push import Pushed
     from kaggle_lib.report.doctor import Examination
 
 
@@ -41,7 +43,7 @@ def evaluate(preset: str | None = None, config: str | Path | None = None, **valu
 
 def report(preset: str | None = None, config: str | Path | None = None, **values: object) -> Path:
     """Write the run's page from this machine's run folder and the store; returns its path."""
-    from kaggle_lib.runs import ledger
+    from kaggle_lib.runs import ledger, rescue
     from kaggle_lib.runs.opening import open_run
 
     opened = open_run(gather(preset, config, values), begun=True)
@@ -53,8 +55,56 @@ def report(preset: str | None = None, config: str | Path | None = None, **values
 
     records = ledger.closed(opened.state.ledger, opened.state.holder())
     path = page.build(opened.folder, opened.config, records, opened.state)
+    path = rescue.keep(opened.folder, _say) / path.relative_to(opened.folder.root)
     _say(f"The report is {path}")
     return path
+
+
+def rate_build(
+    preset: str | None = None, config: str | Path | None = None, *, pairs: int = 50, singles: int = 20, **values: object
+) -> dict[str, str]:
+    """A blind page for raters from the run's answers: `pairs` of base against tuned, and both answers of `singles`
+    messages one by one. Returns the paths of page, sheet and key; the key is not for the raters.
+    """
+    from kaggle_lib.rating import commands
+    from kaggle_lib.runs.opening import open_run
+
+    opened = open_run(gather(preset, config, values), begun=True)
+    opened.folder.create()
+    if not opened.folder.evaluation.exists():
+        opened.store.fetch_kind("evaluation", opened.folder.evaluation)
+    drawn = commands.exchanges(opened.folder)
+    return commands.build(opened.folder, drawn, seed=opened.config.seed, pairs=pairs, singles=singles, say=_say)
+
+
+def rate_score(
+    files: str | Path | Sequence[str | Path],
+    preset: str | None = None,
+    config: str | Path | None = None,
+    *,
+    key: str | Path | None = None,
+    judge: str | Path | None = None,
+    **values: object,
+) -> dict[str, Any]:
+    """What the raters' `files` (files, or folders of them) say, with intervals and agreement; also `rating/result.json`
+    of the run folder. `key`: where it is not the run's own. `judge`: a model's ratings, which are tested, not counted.
+    """
+    from kaggle_lib.rating import commands
+    from kaggle_lib.runs.folder import RunFolder
+
+    parsed, problems = parse(gather(preset, config, values))
+    if problems:
+        raise ConfigError(problems)
+    places = {name: parsed[name] for name in ("run", "work_dir") if name in parsed}
+    looked = RunConfig.create({"base_model": "-", "data": "-", **places})
+    given = [files] if isinstance(files, (str, Path)) else list(files)
+    return commands.evaluate(
+        RunFolder(Path(looked.work_dir).absolute() / looked.run),
+        [Path(one) for one in given],
+        key=None if key is None else Path(key),
+        judge=None if judge is None else Path(judge),
+        say=_say,
+    )
 
 
 def status(preset: str | None = None, config: str | Path | None = None, **values: object) -> dict[str, Any]:
@@ -73,6 +123,54 @@ def status(preset: str | None = None, config: str | Path | None = None, **values
     found = status_of(looked.run, store.peek())
     _say(as_text(found, others(store) if found["state"] == "empty" else ""))
     return found
+
+
+def push(
+    preset: str | None = None,
+    config: str | Path | None = None,
+    *,
+    notebook: str = "train",
+    kernel: str | None = None,
+    token_dataset: bool = False,
+    yes: bool = False,
+    datasets: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    **values: object,
+) -> Pushed:
+    """Push one session of the run to Kaggle. `kernel`: `owner/slug`, or a slug; `datasets`, `outputs` (of kernels, to
+    rescue from): attached to it; `token_dataset`: the Hub's token in a private dataset, made after a `yes`."""
+    from kaggle_lib.kaggle import push
+    from kaggle_lib.kaggle.client import Client
+
+    token: Any = ("yes" if yes else "ask") if token_dataset else "no"
+    plan = push.Plan(notebook, kernel, tuple(datasets), tuple(outputs), token)
+    return push.push(gather(preset, config, values), plan, Client(), _say)
+
+
+def chain(
+    preset: str | None = None,
+    config: str | Path | None = None,
+    *,
+    kernel: str | None = None,
+    token_dataset: bool = False,
+    yes: bool = False,
+    datasets: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    once: bool = False,
+    max_sessions: int = 40,
+    no_progress: int = 2,
+    poll: float = 60.0,
+    hang_minutes: float = 30.0,
+    **values: object,
+) -> Chained:
+    """Push sessions until the run is finished, or (`once`) take one step of that. `poll`: seconds between two looks."""
+    from kaggle_lib.kaggle import chain, push
+    from kaggle_lib.kaggle.client import Client
+
+    token: Any = ("yes" if yes else "ask") if token_dataset else "no"
+    plan = push.Plan("train", kernel, tuple(datasets), tuple(outputs), token, poll=min(5.0, poll))
+    limits = chain.Limits(max_sessions, no_progress, poll, min(120.0, 2 * poll), hang_minutes)
+    return chain.chain(gather(preset, config, values), plan, limits, Client(), _say, once=once)
 
 
 def doctor(preset: str | None = None, config: str | Path | None = None, **values: object) -> Examination:

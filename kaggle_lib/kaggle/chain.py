@@ -54,9 +54,9 @@ class View:
     """What a look has shown.
 
     `holder`: the session whose lease is good (`until`), and whether it is of this kernel's newest push (`own`).
-    `session`: the record of the newest such session that has no end; `overdue`: seconds since its lease ended; `ousted`:
-    another session has it. `sessions`, `in_vain`: how many have trained, and how many of the last ones added no step,
-    those that left no record (`unrecorded`) included. `age`: seconds since the last push, if known.
+    `session`: the record of the newest such session that has no end; `overdue`: seconds since its lease ended;
+    `ousted`: another session has it. `sessions`: how many have trained; `in_vain`: how many of the last ones added no
+    step, those that left no record (`unrecorded`) included. `age`: seconds since the last push, if known.
     """
 
     finished: bool
@@ -216,7 +216,7 @@ def chain(
     """
     opened = open_for_kaggle(values)
     with only_one(plan.into / opened.config.run):
-        kernel = kernel_id(plan.kernel, opened.config.run, client)
+        kernel = kernel_id(plan.kernel, opened, client)
         return _Chain(values, replace(plan, kernel=kernel), limits, client, say).run(once)
 
 

@@ -24,6 +24,7 @@ from kaggle_lib.errors import ConfigError, KaggleBusy, KaggleError, LeaseHeld, N
 from kaggle_lib.files import read_json, write_text
 from kaggle_lib.kaggle import kernel
 from kaggle_lib.kaggle.client import Client, Pulled, Reply, editor
+from kaggle_lib.kaggle.token_dataset import ensure as token_dataset_of
 from kaggle_lib.runs import resume
 from kaggle_lib.runs.opening import Opened, open_run
 from kaggle_lib.runs.prepare import settle_code
@@ -43,17 +44,17 @@ SOURCES = {
 class Plan:
     """What to push.
 
-    `kernel`: `owner/slug`, or a slug; None: the one of the run. `datasets`: attached beside the corpus; `kernels`: whose
-    outputs are, to rescue from; `rescue`: the kernel's own, too, if Kaggle takes it. `into`: the folder of all runs'
-    kernels. `confirm`, `poll`: seconds to wait for what Kaggle shows, and between two looks. `unrecorded`: how many
-    sessions before this one left no record.
+    `kernel`: `owner/slug`, or a slug; None: the one of the run. `datasets`: attached beside the corpus; `kernels`:
+    whose outputs are, to rescue from; `rescue`: the kernel's own, too, if Kaggle takes it. `token`: put the Hub's token
+    into a dataset (`ask`: after a yes). `into`: the folder of all runs' kernels. `confirm`, `poll`: seconds to wait for
+    what Kaggle shows, and between two looks. `unrecorded`: how many sessions before this one left no record.
     """
 
     notebook: str = "train"
     kernel: str | None = None
     datasets: tuple[str, ...] = ()
     kernels: tuple[str, ...] = ()
-    token_dataset: str = ""
+    token: Literal["no", "ask", "yes"] = "no"
     rescue: bool = False
     into: Path = INTO
     confirm: float = 60.0
@@ -93,7 +94,7 @@ def push_opened(opened: Opened, plan: Plan, client: Client, say: Say) -> Pushed:
     """The same, for a run that has been looked at; the caller holds `only_one`."""
     config, state = opened.config, opened.state
     found = stored_checkpoint(opened)
-    name = kernel_id(plan.kernel, config.run, client)
+    name = kernel_id(plan.kernel, opened, client)
     if plan.notebook == "train" and found and found.kind == "finished":
         text = f"Run {config.run!r} is finished on {opened.store.place}: nothing was pushed."
         say(text)
@@ -111,6 +112,7 @@ def push_opened(opened: Opened, plan: Plan, client: Client, say: Say) -> Pushed:
             host=state.lease.host,
             todo=f"Wait until it has ended, or give take_over={holder} if you know that it no longer runs.",
         )
+    token_dataset = "" if plan.token == "no" else token_dataset_of(client, say, yes=plan.token == "yes")
     built = kernel.build(
         plan.notebook,
         opened.config.model_copy(update={"kernel": name}),
@@ -118,7 +120,7 @@ def push_opened(opened: Opened, plan: Plan, client: Client, say: Say) -> Pushed:
         id=name,
         datasets=plan.datasets,
         kernels=(*plan.kernels, *([name] if plan.rescue else [])),
-        token_dataset=plan.token_dataset,
+        token_dataset=token_dataset,
     )
     metadata = read_json(built.folder / "kernel-metadata.json")
     if problems := problems_of(metadata):
@@ -156,7 +158,7 @@ def push_opened(opened: Opened, plan: Plan, client: Client, say: Say) -> Pushed:
     url = reply.url or f"https://www.kaggle.com/code/{name}"
     version = f"version {reply.version}" if reply.version else "a new version"
     say(f"Pushed {version} of {name} ({built.size:,} bytes); Kaggle says: {status.state}. {url}")
-    todo = next_step("first" if before.state == "none" else "pushed", config.run, name, bool(plan.token_dataset))
+    todo = next_step("first" if before.state == "none" else "pushed", config.run, name, bool(token_dataset))
     say(todo)
     return Pushed("pushed", config.run, name, url, todo, reply.version, built.size, status.state)
 
@@ -246,14 +248,17 @@ def newest_session(opened: Opened) -> str:
     return max((record["id"] for record in opened.state.ledger), default="")
 
 
-def kernel_id(given: str | None, run: str, client: Client) -> str:
-    """`owner/slug` of the kernel: as given, as the clone's kernel-metadata.json has it once its owner is filled in, or
-    the user's with the run's name as slug."""
+def kernel_id(given: str | None, opened: Opened, client: Client) -> str:
+    """`owner/slug` of the kernel: as given, or of the run's last session, or as the clone's kernel-metadata.json has it
+    once its owner is filled in, or the user's with the run's name as slug."""
     if given and "/" in given:
         return given
-    own = str(read_json(kernel.CLONE / "kernel-metadata.json").get("id", "")) if not given else ""
-    if own and not own.startswith(NOBODY):
-        return own
+    run = opened.config.run
+    if not given:
+        known = [record["kernel"] for record in opened.state.ledger if record.get("kernel")]
+        own = known[-1] if known else str(read_json(kernel.CLONE / "kernel-metadata.json").get("id", ""))
+        if own and not own.startswith(f"{NOBODY}/"):
+            return own
     slug = given or re.sub(r"[^a-z0-9]+", "-", run.lower()).strip("-")
     return f"{client.user()}/{slug if given or len(slug) >= 5 else f'kaggle-lib-{slug}'}"
 
