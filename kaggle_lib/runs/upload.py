@@ -41,6 +41,7 @@ class Uploads:
         self._failed: BaseException | None = None
         self._failures = 0
         self._told: set[str] = set()  # of what failed since the last upload
+        self._unfreed = False  # old checkpoints are still on the store
         self._refused = ""  # the nonce of a checkpoint that is damaged here
         self._sending: int | None = None
         self._since = 0.0
@@ -97,19 +98,26 @@ class Uploads:
         return max(under_way, size * max(self._seconds_a_byte, default=0.0))
 
     def settle(self, seconds: float, give_up: Callable[[], bool], waiting: Callable[[str], None]) -> None:
-        """Wait until the newest checkpoint is on the store: so long at most, or until it has failed three times more.
+        """Wait until the newest checkpoint is on the store and the old ones are off it: so long at most, or until the
+        one has failed three times more, the other once.
 
-        `waiting` is told once if that is not so at once. Raises nothing; what ended a thread is raised by `check`.
+        `waiting` is told once if an upload is not done at once. Raises nothing; what ended a thread `check` raises.
         """
         end, failures, told = time.monotonic() + seconds, self._failures, False
         self._hurry = True
-        while (next_one := self.waiting()) and self._threads[0].is_alive() and not give_up():
-            if self._failures - failures >= TRIES_AT_THE_END:
+        while self._threads[0].is_alive() and not give_up():
+            next_one = self.waiting()
+            if next_one is None and not self._unfreed:
+                return
+            if self._failures - failures >= (TRIES_AT_THE_END if next_one else 1):
                 return
             if time.monotonic() >= end:
-                self.problem = self.problem or StoreError(f"its upload was not done within the last {seconds:.0f} s")
+                if next_one:
+                    self.problem = self.problem or StoreError(
+                        f"its upload was not done within the last {seconds:.0f} s"
+                    )
                 return
-            if not told and time.monotonic() > end - seconds + 2:
+            if next_one and not told and time.monotonic() > end - seconds + 2:
                 told = True
                 waiting(f"Waiting for the upload of step {next_one.step}, {seconds:.0f} s at most.")
             time.sleep(POLL_SECONDS)
@@ -143,9 +151,12 @@ class Uploads:
     def _upload(self) -> None:
         with self._choosing:
             manifest = self.waiting()
-            if manifest is None:
-                return
-            self._sending, self._since = manifest.step, time.monotonic()
+            if manifest is not None:
+                self._sending, self._since = manifest.step, time.monotonic()
+        if manifest is None:
+            if self._unfreed:
+                self._free()
+            return
         try:
             notice = self.claim.commit(self.folder.checkpoint(manifest.step), self.record(), self.folder.events)
         except CheckpointError as error:
@@ -155,6 +166,7 @@ class Uploads:
         finally:
             self._sending = None
         seconds = time.monotonic() - self._since
+        self._unfreed = True
         self.stored, self.problem = manifest, None
         self._told.clear()
         self._seconds_a_byte.append(seconds / manifest.bytes)
@@ -163,7 +175,11 @@ class Uploads:
             self._warn(notice)
         for left in self.folder.checkpoints.glob("step-*.unfinished-*"):  # saves that a kill cut off
             shutil.rmtree(left)
+        self._free()
+
+    def _free(self) -> None:
         self.claim.free(self.keep)
+        self._unfreed = False
 
     def _renew(self) -> None:
         # At the session's beginning, too: one that is killed before its first save is in the ledger then.

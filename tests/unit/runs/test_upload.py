@@ -164,6 +164,30 @@ def test_the_second_interrupt_ends_the_wait(session):
     assert session.said == []
 
 
+def test_the_wait_is_for_the_old_ones_to_leave_the_store_too_and_what_failed_of_that_is_made_good(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(upload, "FIRST_PAUSE", 0.2)
+    session = Session(tmp_path, keep=1)
+    claim, failures = session.custody.claim, [StoreError("The store cannot be freed.")]
+    free = claim.free
+
+    def slow(keep):
+        time.sleep(0.5)
+        if failures:
+            raise failures.pop()
+        return free(keep)
+
+    monkeypatch.setattr(claim, "free", slow)
+    session.begin(10)
+    session.until(lambda: session.uploads.stored and not session.uploads._unfreed)
+    assert session.said == ["warning: The store cannot be freed. Training goes on; the store is tried again."]
+    session.save(20)
+    session.settle()
+    assert session.stored() == [20]
+    session.custody.close()
+
+
 def test_a_session_that_was_taken_over_ends_and_writes_nothing_more(session):
     session.begin(10)
     session.settle()
