@@ -23,7 +23,7 @@ from kaggle_lib.report.pins import pins, satisfies
 from kaggle_lib.runs.opening import store_for
 from kaggle_lib.session.machine import disk, find_gpus, memory
 from kaggle_lib.session.secrets import Token, hub_token, kaggle_token
-from kaggle_lib.session.where import where
+from kaggle_lib.session.where import on_scratch, where
 
 PYTHONS = ((3, 11), (3, 13))  # tested, first to last
 # A CUDA 12.8 build of torch has no code for what is older than this (a T4 is 7.5, a P100 6.0).
@@ -72,9 +72,9 @@ def examine(values: Mapping[str, object]) -> Examination:
     gpus = find_gpus()
     versions = {name: _version(name) for name in NEEDED}
     (hub, hub_found), kaggle = _hub_token(config), kaggle_token()
-    folders = {
-        name: Path(getattr(config, name)) for name in ("store", "work_dir") if "://" not in getattr(config, name)
-    }
+    folders = {"work_dir": on_scratch(config.work_dir)}
+    if not config.hub_store:
+        folders = {"store": Path(config.store), **folders}
     facts: dict[str, Any] = {
         "where": where(),
         "python": platform.python_version(),

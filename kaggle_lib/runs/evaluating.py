@@ -13,6 +13,7 @@ from kaggle_lib.runs.launch import Workers, hang_seconds
 from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_run
 from kaggle_lib.runs.outcome import Outcome
 from kaggle_lib.runs.prepare import settle_hooks, write_run
+from kaggle_lib.runs.rescue import keep
 from kaggle_lib.runs.supervise import POLL_SECONDS, WEIGHTS, restore_finished, to_stderr
 
 Say = Callable[[str], None]
@@ -68,7 +69,7 @@ def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, say: Say
         word = "finished" if ended == "evaluated" else "failed"
         custody.settle(None)
         custody.end(word, ended, found.step, None)
-    say(f"Evaluated; the numbers are in {folder.evaluation / 'result.json'}.")
+    say(f"Evaluated; the numbers are in {keep(folder, say) / 'evaluation' / 'result.json'}.")
     return Outcome(
         outcome="finished",
         run=config.run,

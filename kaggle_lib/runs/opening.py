@@ -18,8 +18,10 @@ from kaggle_lib.checkpoints.store import Store, StoreState
 from kaggle_lib.config import RunConfig, code_hash, fingerprint, merge, parse
 from kaggle_lib.errors import ConfigError, LeaseHeld, UserError
 from kaggle_lib.hooks import Source
+from kaggle_lib.runs import rescue
 from kaggle_lib.runs.folder import RunFolder
 from kaggle_lib.session.secrets import hub_token
+from kaggle_lib.session.where import on_scratch
 
 
 @dataclass
@@ -82,21 +84,25 @@ def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
             RunConfig.create(values)
         raise
     store = store_for(looked)
-    folder = RunFolder(Path(looked.work_dir).absolute() / looked.run)
+    work_dir = on_scratch(looked.work_dir)
+    folder = RunFolder(work_dir.absolute() / looked.run)
     state = store.peek()
     known = state.config
     where = f"{store.place}/config.json"
     if known is None:
-        known, where = _known_here(folder), str(folder.run_json)
+        for known_by in (folder, *map(RunFolder, rescue.attached(looked.run))):
+            if known is None:
+                known, where = _known_here(known_by), str(known_by.run_json)
     if known is None and begun:
         there = others(store) or ", and no other"
         raise ConfigError(problems or [f"run: there is no run {looked.run!r} in {looked.store!r}{there}"])
     if known is None:
-        return Opened(RunConfig.create(values), code_hash(), store, state, folder, fresh=True)
+        config = RunConfig.create(values).model_copy(update={"work_dir": str(work_dir)})
+        return Opened(config, code_hash(), store, state, folder, fresh=True)
     frozen, code = _frozen(known, where)
     # Where it is stored and worked on is this session's, not the machine's that began it; so is whom it takes over.
     here = {name: getattr(looked, name) for name in places} | {"take_over": None, "allow_code_change": False}
-    config = merge(frozen.model_copy(update=here), values)
+    config = merge(frozen.model_copy(update=here), values).model_copy(update={"work_dir": str(work_dir)})
     return Opened(config, code, store, state, folder, fresh=False, base_commit=known.get("base_commit"))
 
 

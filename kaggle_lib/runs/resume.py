@@ -10,13 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from kaggle_lib.checkpoints.manifest import NAME, Manifest, damaged, verify
+from kaggle_lib.checkpoints.manifest import NAME, Manifest, copy, damaged, verify
 from kaggle_lib.checkpoints.store import Store, Stored, StoreState
 from kaggle_lib.config import RunConfig, code_hash, fingerprint
 from kaggle_lib.errors import CheckpointError, ResumeError
 from kaggle_lib.files import fsync_directory, set_aside
+from kaggle_lib.runs import rescue
 from kaggle_lib.runs.folder import RunFolder
 from kaggle_lib.runs.outcome import Skipped
+
+Source = Literal["none", "local", "store", "attached"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Resume:
 
     kind: Literal["fresh", "resume", "finished"]
     step: int
-    source: Literal["none", "local", "store"]
+    source: Source
     lineage: str
     why: str
     stored: Stored | None = None
@@ -61,7 +64,8 @@ class Resume:
 def choose(folder: RunFolder, store: Store, state: StoreState) -> Resume:
     """The newest good checkpoint of the run's lineage; a stored one is fetched to `folder.checkpoint(step)`.
 
-    Local ones come first at the same step. Those in the run folder that are passed over are renamed, not removed.
+    So is one of an earlier session's output that is attached (see rescue.py), after both. At the same step local ones
+    come first. Those in the run folder that are passed over are renamed, not removed.
     A store without a run takes the lineage of the newest good local checkpoint, or a new one.
 
     Raises CheckpointError where checkpoints are there and none verifies (nothing is renamed then), and StoreError.
@@ -96,6 +100,7 @@ class _Choice:
         self.folder, self.store = folder, store
         self.stored = {stored.step: stored for stored in state.checkpoints}
         self.local = set(folder.checkpoint_steps())
+        self.attached = rescue.attached_checkpoints(folder.root.name)
         self.lineage = state.lineage
         self.passed: dict[tuple[int, str, str], list[str]] = {}  # (step, file, reason): the places where it is so
         self.moves: dict[int, str] = {}  # local steps to be renamed, and why
@@ -104,11 +109,13 @@ class _Choice:
     def made(self) -> Resume:
         for left in self.folder.checkpoints.glob(".*fetched-*"):
             shutil.rmtree(left)
-        for step in sorted(self.local | set(self.stored), reverse=True):
+        for step in sorted(self.local | {*self.stored, *self.attached}, reverse=True):
             if step in self.local and (manifest := self._look(step)):
                 return self._resume(manifest, "local")
             if step in self.stored and (manifest := self._fetch(self.stored[step])):
                 return self._resume(manifest, "store")
+            if step in self.attached and (manifest := self._copy(step)):
+                return self._resume(manifest, "attached")
         if self.damaged:
             raise CheckpointError(
                 f"Run {self.folder.root.name!r} has checkpoints, but none verifies: {self._told()}.",
@@ -154,6 +161,26 @@ class _Choice:
             self._pass(stored.step, error, "on the store")
             return None
 
+    def _copy(self, step: int) -> Manifest | None:
+        """Bring a checkpoint of an attached output here, as `_fetch` does."""
+        path = self.attached[step]
+        with _readable(path):
+            try:
+                manifest = Manifest.read(path)
+                if self.lineage not in (None, manifest.lineage):
+                    self._pass(step, _foreign(path, manifest), "in the attached output", damaged=False)
+                    return None
+                copy(path, self._fetched(step))
+                for segment in (path / "events").glob("*.jsonl"):  # the store may not have heard of them
+                    if not (self.folder.events / segment.name).exists():
+                        shutil.copyfile(segment, self.folder.events / segment.name)
+            except CheckpointError as error:
+                self._pass(step, error, "in the attached output")
+                shutil.rmtree(self._fetched(step), ignore_errors=True)
+                return None
+        self.lineage = manifest.lineage
+        return manifest
+
     def _fetched(self, step: int) -> Path:
         return self.folder.checkpoints / f".fetched-{step:08d}"
 
@@ -186,16 +213,17 @@ class _Choice:
             notes.append(f"{what}; it is kept as {kept}.")
         return notes
 
-    def _resume(self, manifest: Manifest, source: Literal["local", "store"]) -> Resume:
+    def _resume(self, manifest: Manifest, source: Source) -> Resume:
         step, path = manifest.step, self.folder.checkpoint(manifest.step)
         notes = self._move()
-        if source == "store":
+        if source != "local":
             self._fetched(step).rename(path)
             fsync_directory(path.parent)
         stored = self.stored.get(step)
         if stored and (stored.problem or not stored.manifest or stored.manifest.files != manifest.files):
             stored = None
-        where = f"from {self.folder.root}" if source == "local" else f"from the store {self.store.place}"
+        places = {"local": self.folder.root, "store": f"the store {self.store.place}"}
+        where = f"from {places.get(source) or self.attached[step].parents[1]}"
         if manifest.finished:
             kind: Literal["resume", "finished"] = "finished"
             why = f"Finished: step {step} of {manifest.total_steps}, {where}"

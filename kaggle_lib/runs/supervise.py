@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import math
 import shutil
 import socket
 import sys
@@ -24,9 +25,11 @@ from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_r
 from kaggle_lib.runs.outcome import Outcome, Skipped, Word
 from kaggle_lib.runs.prepare import settle_code, settle_start, write_run
 from kaggle_lib.runs.progress import Progress
+from kaggle_lib.runs.rescue import Rescue, keep
 from kaggle_lib.runs.stopping import Stopping
 from kaggle_lib.runs.upload import beside
 from kaggle_lib.session.clock import Clock
+from kaggle_lib.session.where import kaggle_session
 
 Say = Callable[[str], None]
 WORKER = "kaggle_lib.training.worker"
@@ -36,6 +39,7 @@ LAUNCHES_WITHOUT_PROGRESS = 3
 POLL_SECONDS = 0.2
 BEFORE_THE_FIRST_STEP = ("start", "load")
 FULL_BYTES = 2**20
+RUN_ATTACHED = "attach this notebook's output as an input and run it again"
 
 
 def to_stderr(line: str) -> None:
@@ -78,6 +82,7 @@ class Session:
             self.log.path, self.config, self.say, self.clock.left, lambda: self.custody.stored_step, Live.here()
         )
         self.processes = training_processes(self.config.processes, self.config.train_batch_size)
+        self.rescue = Rescue(self.folder, self.say)
         self.attempt = 0
         self.resumed_from: int | None = None
         self.skipped: list[Skipped] = []
@@ -130,6 +135,7 @@ class Session:
         assert found.manifest is not None
         restore_finished(self.opened, found.manifest)
         self.say(f"Run {self.config.run!r} is finished: step {found.step} of {found.step}, nothing to train.")
+        keep(self.folder, self.say)
         return self._outcome("finished", "the run was finished already", found.manifest, on_store=True)
 
     def _begin(self, found: resume.Resume, code_changed: str | None) -> None:
@@ -143,6 +149,8 @@ class Session:
             forked_from=self.config.fork_from,
             extended=found.extended,
             host=socket.gethostname(),
+            kernel=self.config.kernel,
+            kaggle_session=kaggle_session(),
             processes=self.processes,
         )
         self.say(found.why)
@@ -215,6 +223,8 @@ class Session:
         while not workers.wait(POLL_SECONDS):
             self.progress.show()
             self.custody.check()
+            if self.custody.uploads.problem:
+                self._rescue()
             # Room for the last step and its save, by the slowest of each so far, and for its upload.
             slowest = [self.progress.slowest.get(kind, 0.0) for kind in ("step", "save")]
             self.stopping.watch_the_clock(sum(slowest) + self.custody.uploads.seconds_for_the_next())
@@ -256,7 +266,31 @@ class Session:
         self.custody.end(word, reason, newest or 0, self.clock.left())
         self.say(f"{word[0].upper()}{word[1:]}: {reason.rstrip('.')}. {kept}")
         on_store = manifest is not None and stored is not None and stored.nonce == manifest.nonce
+        if on_store:
+            self.rescue.clear()
+        else:
+            self._rescue()
+        keep(self.folder, self.say)
+        if manifest is not None:
+            self.say(self._last_line(word, manifest, on_store))
         return self._outcome(word, reason, manifest, on_store=on_store)
+
+    def _rescue(self) -> None:
+        if (step := self.custody.newest_local()) is not None:
+            self.rescue.put(step)
+
+    def _last_line(self, word: Word, manifest: Manifest, on_store: bool) -> str:
+        """Where the run stands, here and on the store, and what comes next."""
+        there = self.custody.stored_step
+        stands = f"Step {manifest.step} of {manifest.total_steps}, on the store: {there or 'none'}."
+        if not on_store:
+            again = "run it again on this machine" if self.rescue.place is None else RUN_ATTACHED
+            return f"{stands} Next: {again}, and it goes to the store first."
+        if manifest.finished:
+            return f"{stands} Next: evaluate it."
+        done, left = manifest.step - (self.resumed_from or 0), manifest.total_steps - manifest.step
+        more = f"; {math.ceil(left / done)} more like this one" if done > 0 and word == "paused" else ""
+        return f"{stands} Next: run it again, here or on another machine{more}."
 
     def _outcome(self, word: Word, reason: str, manifest: Manifest | None, on_store: bool) -> Outcome:
         return Outcome(

@@ -46,10 +46,24 @@ def test_a_local_session_begins_now(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert before <= Clock.start(1).began <= clock.boot_seconds()
 
 
-def test_a_kaggle_session_began_with_its_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "working").mkdir()
-    monkeypatch.setenv("KAGGLE_LIB_ROOT", str(tmp_path))
+def test_a_kaggle_session_began_with_its_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KAGGLE_LIB_ROOT", raising=False)
+    monkeypatch.setattr(clock, "where", lambda: "kaggle-batch")
     assert Clock.start(1).began == clock.process_start(1)
+    assert Clock.start(None).hours == 11.5
+
+
+def test_with_a_stand_in_for_kaggles_folder_it_began_with_the_oldest_process_that_was_started_with_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "working").mkdir()
+    ask = "from kaggle_lib.session.clock import Clock; print(Clock.start(1).began)"
+    nested = f"import subprocess, sys, time; time.sleep(0.1); subprocess.run([sys.executable, '-c', {ask!r}])"
+    environment = {**os.environ, "KAGGLE_LIB_ROOT": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", nested], env=environment, stdout=subprocess.PIPE) as first:
+        began = clock.process_start(first.pid)
+        assert first.stdout is not None
+        assert float(first.stdout.read()) == began
 
 
 def test_a_process_start_is_read_past_a_name_with_brackets() -> None:
