@@ -39,21 +39,18 @@ def _find(data: str) -> Path:
         return _only(path, data)
     if not SLUG.fullmatch(data):
         raise DataError(f"data: there is no file or folder {data!r}.", todo="Check the path; `sample` needs none.")
-    for place in places(data):
+    owner, name = data.split("/")
+    inputs = root() / "input"
+    # How Kaggle has mounted a dataset at one time or another.
+    places = [inputs / name, inputs / "datasets" / owner / name, inputs / "d" / owner / name]
+    for place in places:
         if place.is_dir():
             return _only(place, data)
     raise DataError(
         f"data: there is no file {data!r}, and no dataset of that name is attached "
-        f"(looked in {', '.join(str(place) for place in places(data))}).",
+        f"(looked in {', '.join(str(place) for place in places)}).",
         todo="Attach the dataset to the notebook (Add Input), or give the path of the file.",
     )
-
-
-def places(dataset: str) -> list[Path]:
-    """Where Kaggle has mounted the dataset `owner/name` at one time or another."""
-    owner, name = dataset.split("/")
-    inputs = root() / "input"
-    return [inputs / name, inputs / "datasets" / owner / name, inputs / "d" / owner / name]
 
 
 def _only(folder: Path, data: str) -> Path:

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_lib import __version__
-from kaggle_lib.data.find import find, places
+from kaggle_lib.data.find import find
 from kaggle_lib.errors import DataError, UserError
 from kaggle_lib.kaggle import calls, overlay
 from kaggle_lib.kaggle.asking import Hub
 from kaggle_lib.session.machine import find_gpus
 from kaggle_lib.session.secrets import HUB_VARIABLES, Token, hub_token
 
-TOKEN_FILE = "HF_TOKEN"  # of a private dataset that brings the token
 TORCH_SECONDS = 90
 # Its arithmetic: "sm_75" runs on a GPU of the same major version and this or a higher minor one, "compute_75" on any
 # newer one (CUDA C++ Programming Guide, "Binary compatibility" and "PTX compatibility").
@@ -48,8 +47,7 @@ def begin(wanted: Mapping[str, Any], folder: Path, say: Callable[[str], None] = 
     """
     began = time.monotonic()
     say(f"kaggle_lib {__version__}, run {wanted['run']}: looking at this session.")
-    problems = list(check(wanted, folder, say))
-    if problems:
+    if problems := check(wanted, folder, say):
         raise Refused("\n".join(problems))
     for file, content in wanted["files"].items():
         Path(file).write_bytes(base64.b64decode(content))
@@ -65,42 +63,35 @@ def begin(wanted: Mapping[str, Any], folder: Path, say: Callable[[str], None] = 
     say(f"Ready after {time.monotonic() - began:.0f} s.")
 
 
-def check(wanted: Mapping[str, Any], folder: Path, say: Callable[[str], None]) -> Iterator[str]:
+def check(wanted: Mapping[str, Any], folder: Path, say: Callable[[str], None]) -> list[str]:
     """Everything that would end this session later, a line each."""
     gpus = find_gpus() if wanted["gpu"] else []
-    if wanted["gpu"] and not gpus:
-        yield f"No GPU: this session has none. {GPU_TODO}"
     torch = _ask_torch() if gpus else None
+    problems = [] if gpus or not wanted["gpu"] else [f"No GPU: this session has none. {GPU_TODO}"]
+    problems += _corpus(wanted["data"])
     hub = Hub(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    of_hub = wanted["base_is_of_hub"] or wanted["repo"]
-    unreachable = hub.unreachable() if of_hub else None
-    problems = list(_corpus(wanted["data"]))
-    needed = INSTALLED_BYTES if overlay.lacking(wanted["requirements"], overlay.installed()) else 0
-    token: Token | None = None
+    unreachable = hub.unreachable() if wanted["base_is_of_hub"] or wanted["repo"] else None
+    token, size = None, 0
     if unreachable:
         problems.append(overlay.NO_INTERNET.format(unreachable))
     else:
-        try:
-            token = _token(wanted["token_dataset"])
-        except UserError as error:
-            problems.append(str(error))
-        else:
-            problems += _without_token(wanted, token)
-    size = 0
-    if wanted["base_is_of_hub"] and not unreachable:
-        size, found = hub.model(wanted["base_model"], wanted["revision"], token)
+        token, found = _token(wanted)
         problems += found
-    elif not wanted["base_is_of_hub"]:
+        if wanted["base_is_of_hub"] and not found:
+            size, found = hub.model(wanted["base_model"], wanted["revision"], token)
+            problems += found
+    if not wanted["base_is_of_hub"]:
         problems += _attached(wanted["base_model"])
+    packages = INSTALLED_BYTES if overlay.lacking(wanted["requirements"], overlay.installed()) else 0
     working = WORKING_BYTES if wanted["base_model"] != "sample" else WORKING_BYTES // 10
-    problems += _space([(folder, needed), (hub_cache(), size), (Path.cwd(), working)])
-    yield from problems
+    problems += _space([(folder, packages), (hub_cache(), size), (Path.cwd(), working)])
     if torch and not unreachable:
-        yield from _no_code(gpus, torch)
-    if wanted["repo"] and token and not problems:
-        yield from hub.not_writable(wanted["repo"], token, public=wanted["public"])
+        problems += _no_code(gpus, torch)
+    if wanted["repo"] and token and not problems:  # it writes, so it is the last
+        problems += hub.not_writable(wanted["repo"], token, public=wanted["public"])
     for note in hub.notes:
         say(note)
+    return problems
 
 
 def _corpus(data: str) -> Iterator[str]:
@@ -118,26 +109,18 @@ def _attached(base_model: str) -> Iterator[str]:
         )
 
 
-def _token(dataset: str) -> Token | None:
-    """The Hub's token: as everywhere, else from the attached dataset. It is left in the environment, clean, for the
-    processes that follow. Raises UserError for one that cannot be a token."""
-    token = hub_token()
-    if token is None and dataset:
-        file = next((place / TOKEN_FILE for place in places(dataset) if (place / TOKEN_FILE).is_file()), None)
-        if file:
-            os.environ[HUB_VARIABLES[0]] = file.read_text(encoding="utf-8", errors="replace")
-            token = hub_token()
+def _token(wanted: Mapping[str, Any]) -> tuple[Token | None, list[str]]:
+    """The Hub's token, left in the environment, clean, for the processes that follow; and what is wrong with it."""
+    try:
+        token = hub_token()
+    except UserError as error:
+        return None, [str(error)]
     if token:
         os.environ[HUB_VARIABLES[0]] = token.value
-    return token
-
-
-def _without_token(wanted: Mapping[str, Any], token: Token | None) -> Iterator[str]:
-    if token is None and wanted["repo"]:
-        where = (
-            f", and the dataset {wanted['token_dataset']} holds no file {TOKEN_FILE}" if wanted["token_dataset"] else ""
-        )
-        yield f"No Hugging Face token: store=hf://{wanted['repo']} needs one{where}. {SECRET_TODO}"
+    elif wanted["repo"]:
+        of = f", and the dataset {wanted['token_dataset']} brings none" if wanted["token_dataset"] else ""
+        return None, [f"No Hugging Face token: store=hf://{wanted['repo']} needs one{of}. {SECRET_TODO}"]
+    return token, []
 
 
 def hub_cache() -> Path:

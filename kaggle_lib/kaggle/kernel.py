@@ -59,24 +59,21 @@ def build(
     kernels: Sequence[str] = (),
     token_dataset: str = "",
     more: Mapping[str, object] | None = None,
-    gpu: bool | None = None,
     clone: Path = CLONE,
 ) -> Built:
     """Write the notebook (`train`, `evaluate`, …) and `kernel-metadata.json` into the folder `into`.
 
     `config` becomes the notebook's parameters, `more` those that are no keys; `id` is `user/slug`, and the title is the
     slug unless given. `datasets` and `kernels` are attached beside the corpus; `token_dataset` is one that holds a file
-    `HF_TOKEN`. `gpu`: whether the session has one; by the precision and the optimizer unless given. The same arguments
-    give the same bytes. Raises UserError for what cannot go there.
+    `HF_TOKEN`. The same arguments give the same bytes. Raises UserError for what cannot go there.
     """
-    gpu = config.precision != "fp32" or config.optim == "adamw_8bit" if gpu is None else gpu
-    title = title or id.partition("/")[2]
-    metadata = _metadata(clone, notebook, id, title, gpu)
+    metadata = _metadata(clone, notebook, id, title)
     attached = [config.data] if SLUG.fullmatch(config.data) else []
     metadata["dataset_sources"] = sorted({*attached, *datasets, *filter(None, [token_dataset])})
     metadata["kernel_sources"] = sorted(kernels)
     _check_places(config)
     source = hooks.read(config.hooks) if config.hooks else None
+    needs_gpu = config.precision != "fp32" or config.optim == "adamw_8bit"
     packed = wheel.build(clone)
     sha256 = hashlib.sha256(packed).hexdigest()
     made = _notebook(clone, notebook)
@@ -89,9 +86,9 @@ def build(
         "base_is_of_hub": config.hub_base,
         "revision": config.revision,
         "data": config.data,
-        "gpu": gpu,
+        "gpu": needs_gpu,
         "token_dataset": token_dataset,
-        "requirements": _requirements(clone, config, gpu),
+        "requirements": _requirements(clone, config, needs_gpu),
         "files": {source.path.name: base64.b64encode(source.content).decode()} if source else {},
     }
     _refuse_tokens({"the parameters": given, "kernel-metadata.json": metadata, "hooks": source and source.content})
@@ -111,15 +108,13 @@ def build(
     return Built(into, path, metadata, size, sha256)
 
 
-def _metadata(clone: Path, notebook: str, id: str, title: str, gpu: bool) -> dict[str, Any]:
+def _metadata(clone: Path, notebook: str, id: str, title: str) -> dict[str, Any]:
     """The root's own, which may be edited there, with what this kernel decides."""
     try:
         metadata: dict[str, Any] = read_json(clone / "kernel-metadata.json")
     except (OSError, ValueError) as error:
         raise _no_clone(clone, "kernel-metadata.json", error) from None
-    metadata |= {"id": id, "title": title, "code_file": f"{notebook}.ipynb", "enable_gpu": gpu}
-    if not gpu:
-        metadata.pop("machine_shape", None)
+    metadata |= {"id": id, "title": title or id.rpartition("/")[2], "code_file": f"{notebook}.ipynb"}
     for name in ("docker_image", "docker_image_pinning_type"):
         metadata.pop(name, None)  # `kernels pull -m` writes them, and they would bring an old image back
     return metadata
