@@ -45,23 +45,32 @@ def main() -> None:
         shutil.rmtree(work)
         print(f"Killed: step {killed_at} was done, and the machine is gone with its disk.", flush=True)
 
-        say("3. Another machine, which knows the run's name and the store")
+        say("3. Another machine, which knows the run's name and the store, asks how the run stands")
         work = machine("c")
-        call("status", "killed", STORE, work)
+        found = call("status", "killed", STORE, work)
+        step, redone = found["step"], killed_at - found["step"]
+        print(f"The checkpoint of step {step} reached the Hub; {redone} later steps died with the machine.", flush=True)
+
+        say("4. It goes on from there")
         resumed = call("train", "killed", STORE, work)
         print(f"Resumed from the checkpoint of step {resumed['resumed_from']}, finished at step {resumed['step']}.")
 
-        say("4. Are the two adapters the same?")
+        say("5. Are the two adapters the same?")
         compare(whole, resumed)
 
-        say("5. A third machine evaluates, and puts the numbers on the Hub")
+        say("6. A third machine evaluates, and puts the numbers on the Hub")
         work = machine("d")
         call("evaluate", "killed", STORE, work)
         show_evaluation(work / "killed")
+
+        say("7. A fourth machine writes the report, from the Hub alone: three sessions, one curve")
+        work = machine("e")
+        call("report", "killed", STORE, work)
     finally:
         server.terminate()
         server.wait()
-    print(f"Done in {time.monotonic() - began:.0f} s.")
+    page = work / "killed" / "report" / "index.html"
+    print(f"Done in {time.monotonic() - began:.0f} s. Open {page} in a browser.")
 
 
 if __name__ == "__main__":

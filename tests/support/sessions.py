@@ -3,11 +3,13 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,18 +108,27 @@ def gone(pids: list[int], seconds: float = 20) -> bool:
     return False
 
 
-def train_under_fire(place: Place, kills: int, seed: int, lose_work: float = 0.0) -> dict:
+def train_under_fire(
+    place: Place,
+    kills: int,
+    seed: int,
+    lose_work: float = 0.0,
+    disturb: Callable[[random.Random], None] = lambda chance: None,
+    says: str = "launches in a row came to no new checkpoint",
+) -> dict:
     """Train to the end while up to `kills` random SIGKILLs hit anything in the process tree; what happened.
 
     With probability `lose_work` the work folder is gone after a session died. Every session's end must be one of:
-    killed, finished, or (the workers killed too often in a row) an error that says so.
+    killed, finished, or (the workers killed too often in a row) an error that says so: one with a match of `says`.
+    `disturb` is called before each kill.
     """
     chance = random.Random(seed)
-    done = {"kills": 0, "sessions": 0, "lost": 0, "victims": [], "from": []}
+    done = {"kills": 0, "sessions": 0, "errors": 0, "lost": 0, "victims": [], "from": []}
     while True:
         process = place.start()
         done["sessions"] += 1
         while done["kills"] < kills and process.poll() is None:
+            disturb(chance)
             # Early ones hit start-up and loading; the later ones steps and saves.
             end = time.monotonic() + chance.choice([chance.uniform(0, 3), chance.uniform(3, 14)])
             while time.monotonic() < end and process.poll() is None:
@@ -141,7 +152,8 @@ def train_under_fire(place: Place, kills: int, seed: int, lose_work: float = 0.0
             return {**done, "outcome": outcome}
         assert process.returncode in (-signal.SIGKILL, 1), (process.returncode, out, err)
         if process.returncode == 1:
-            assert "launches in a row came to no new checkpoint" in err, err
+            assert re.search(says, err), err
+            done["errors"] += 1
         if chance.random() < lose_work:
             shutil.rmtree(place.work, ignore_errors=True)
             done["lost"] += 1
