@@ -29,10 +29,18 @@ SECONDS = 120.0
 # else that it refuses is for a person to put right.
 NOT_NOW = re.compile(
     r"maximum (batch|weekly|interactive)|session count|quota|capacity|no \w+ (is|are) (currently )?available"
-    r"|(resources?|gpus?|accelerators?) (is|are) (currently )?(un|not )available|try again later|429|rate limit",
+    r"|(resources?|gpus?|accelerators?) (is|are) (currently )?(un|not )available|try again later|being processed"
+    r"|rate limit|\b429\b",
     re.IGNORECASE,
 )
-NOT_SENT = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeout|Failed to establish|\b4\d\d Client Error")
+NOT_SENT = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeout|Failed to establish")
+# What the client prints where Kaggle may have done as it was told: a server's error, a broken connection, a reply that
+# it could not read. Its other errors are refusals, of Kaggle's or of its own.
+MAYBE_DONE = re.compile(
+    r"problem on Kaggle's side|\b5\d\d Server Error|Connection ?Pool|Connection aborted|ConnectionError|timed out"
+    r"|re-run with `kaggle --debug|Traceback|Expecting value",
+    re.IGNORECASE,
+)
 CANCEL = """
 import sys
 from kaggle.api.kaggle_api_extended import KaggleApi
@@ -72,9 +80,10 @@ class Said:
         """The line that says what went wrong: the command line's first one, or the last one of a traceback."""
         if self.code is None:
             return "it did not answer in time"
-        lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
-        if any("Authentication required" in line for line in [*lines, self.out]):
+        if "Authentication required" in self.out + self.err:
             return "Authentication required"
+        told = self.err if self.err.strip() else self.out
+        lines = [line.strip() for line in told.splitlines() if line.strip() and not line.startswith("Warning:")]
         return (
             (lines[-1] if "Traceback (most recent call last):" in lines else lines[0]) if lines else "it said nothing"
         )
@@ -129,7 +138,7 @@ def read_status(said: Said) -> Status:
     if said.code == 0 and found:
         message = re.search(r'^Failure message: "(.*)"$', said.out, re.DOTALL | re.MULTILINE)
         return Status(STATES.get(found[1], "unknown"), message[1].strip() if message else "")
-    if re.search(r"Cannot access kernel|\b404\b", said.err):
+    if said.code == 1 and re.search(r"Cannot access kernel|resource was not found|\b404 Client", said.err):
         return Status("none")
     return Status("unknown", said.problem)
 
@@ -143,7 +152,9 @@ def read_push(said: Said) -> Reply:
         return Reply("pushed", int(pushed[1]) if pushed[1] else None, pushed[2], dropped=names)
     if error := re.search(r"^Kernel push error: (.*)", said.out, re.MULTILINE):
         return Reply("full" if NOT_NOW.search(error[1]) else "refused", problem=error[1].strip())
-    if said.code == 1 and (NOT_SENT.search(said.err) or said.problem == "Authentication required"):
+    if said.code == 1 and NOT_SENT.search(said.err):
+        return Reply("full", problem=f"it cannot be reached ({said.problem})")
+    if said.code == 1 and not MAYBE_DONE.search(said.err):
         return Reply("full" if NOT_NOW.search(said.problem) else "refused", problem=said.problem)
     return Reply("lost", problem=said.problem)
 

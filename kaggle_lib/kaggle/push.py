@@ -46,7 +46,7 @@ class Plan:
 
     `kernel`: `owner/slug`, or a slug; None: the one of the run. `datasets`: attached beside the corpus; `kernels`:
     whose outputs are, to rescue from; `rescue`: the kernel's own, too, if Kaggle takes it. `token`: put the Hub's token
-    into a dataset (`ask`: after a yes). `into`: the folder of all runs' kernels. `confirm`, `poll`: seconds to wait for
+    into a dataset (`ask`: after a yes). `into`: the folder of all runs' kernels, made from `clone`. `confirm`, `poll`: seconds to wait for
     what Kaggle shows, and between two looks. `unrecorded`: how many sessions before this one left no record.
     """
 
@@ -57,6 +57,7 @@ class Plan:
     token: Literal["no", "ask", "yes"] = "no"
     rescue: bool = False
     into: Path = INTO
+    clone: Path = kernel.CLONE
     confirm: float = 60.0
     poll: float = 5.0
     unrecorded: int = 0
@@ -121,6 +122,7 @@ def push_opened(opened: Opened, plan: Plan, client: Client, say: Say) -> Pushed:
         datasets=plan.datasets,
         kernels=(*plan.kernels, *([name] if plan.rescue else [])),
         token_dataset=token_dataset,
+        clone=plan.clone,
     )
     metadata = read_json(built.folder / "kernel-metadata.json")
     if problems := problems_of(metadata):
@@ -274,7 +276,7 @@ def problems_of(metadata: Mapping[str, Any]) -> list[str]:
         problems.append(f"id: {metadata.get('id')!r} is no kernel's. Write owner/slug: a-z, 0-9 and -, at most 50")
     if not 5 <= len(title) <= 50:
         problems.append(f"title: {title!r} has {len(title)} characters, and Kaggle wants 5 to 50")
-    elif slugify(title) != slug.lower():
+    elif not problems and slugify(title) != slug.lower():
         problems.append(
             f"title: {title!r} gives the slug {slugify(title)!r}, not {slug!r}: Kaggle would push to another kernel"
         )

@@ -69,7 +69,7 @@ def _state(said: Said) -> str:
     """A word of Kaggle's, or `missing`, which it also says for a while of one that has just been made."""
     if said.code == 0 and (found := re.search(r"^(\w+)\s*$", said.out, re.MULTILINE)):
         return found[1].lower()
-    if re.search(r"\b40[34]\b|denied", said.err):
+    if re.search(r"\b40[34] Client|denied|resource was not found", said.err):
         return "missing"
     raise KaggleBusy(f"Kaggle does not say whether the token's dataset is there ({said.problem}).", todo="Try again.")
 
