@@ -46,8 +46,9 @@ class Plan:
 
     `kernel`: `owner/slug`, or a slug; None: the one of the run. `datasets`: attached beside the corpus; `kernels`:
     whose outputs are, to rescue from; `rescue`: the kernel's own, too, if Kaggle takes it. `token`: put the Hub's token
-    into a dataset (`ask`: after a yes). `into`: the folder of all runs' kernels, made from `clone`. `confirm`, `poll`: seconds to wait for
-    what Kaggle shows, and between two looks. `unrecorded`: how many sessions before this one left no record.
+    into a dataset (`ask`: after a yes). `into`: the folder of all runs' kernels, made from `clone`. `confirm`, `poll`:
+    seconds to wait for what Kaggle shows, and between two looks. `unrecorded`: how many sessions before this one left
+    no record.
     """
 
     notebook: str = "train"
