@@ -8,6 +8,7 @@ import io
 import lzma
 import tomllib
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 
 from kaggle_lib import __version__
@@ -44,9 +45,10 @@ def build(root: Path) -> bytes:
     return made.getvalue()
 
 
+@lru_cache(maxsize=1)
 def pack(wheel: bytes) -> str:
     """The wheel as text of ASCII letters in lines, small."""
-    text = base64.b64encode(lzma.compress(wheel, preset=9 | lzma.PRESET_EXTREME)).decode()
+    text = base64.b64encode(lzma.compress(wheel, preset=6)).decode()
     return "\n".join(text[start : start + 120] for start in range(0, len(text), 120))
 
 
