@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 from kaggle_lib import hooks
 from kaggle_lib.errors import ConfigError, KaggleBusy, KaggleError, LeaseHeld, NotFinished
 from kaggle_lib.files import read_json, write_text
-from kaggle_lib.kaggle import kernel
 from kaggle_lib.kaggle.client import Client, Pulled, Reply, editor
+from kaggle_lib.kaggle.kernel import CLONE, build
 from kaggle_lib.kaggle.token_dataset import ensure as token_dataset_of
 from kaggle_lib.runs import resume
 from kaggle_lib.runs.opening import Opened, open_run
@@ -58,7 +58,7 @@ class Plan:
     token: Literal["no", "ask", "yes"] = "no"
     rescue: bool = False
     into: Path = INTO
-    clone: Path = kernel.CLONE
+    clone: Path = CLONE
     confirm: float = 60.0
     poll: float = 5.0
     unrecorded: int = 0
@@ -115,7 +115,7 @@ def push_opened(opened: Opened, plan: Plan, client: Client, say: Say) -> Pushed:
             todo=f"Wait until it has ended, or give take_over={holder} if you know that it no longer runs.",
         )
     token_dataset = "" if plan.token == "no" else token_dataset_of(client, say, yes=plan.token == "yes")
-    built = kernel.build(
+    built = build(
         plan.notebook,
         opened.config.model_copy(update={"kernel": name}),
         plan.into / config.run,
@@ -259,7 +259,7 @@ def kernel_id(given: str | None, opened: Opened, client: Client) -> str:
     run = opened.config.run
     if not given:
         known = [record["kernel"] for record in opened.state.ledger if record.get("kernel")]
-        own = known[-1] if known else str(read_json(kernel.CLONE / "kernel-metadata.json").get("id", ""))
+        own = known[-1] if known else str(read_json(CLONE / "kernel-metadata.json").get("id", ""))
         if own and not own.startswith(f"{NOBODY}/"):
             return own
     slug = given or re.sub(r"[^a-z0-9]+", "-", run.lower()).strip("-")
