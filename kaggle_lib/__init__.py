@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kaggle_lib.api import doctor, evaluate, load, prepare, report, status, train
+    from kaggle_lib.api import doctor, evaluate, load, plan, prepare, rate_build, rate_score, report, status, train
     from kaggle_lib.config import RunConfig
     from kaggle_lib.runs.outcome import Outcome
     from kaggle_lib.settings import configure
@@ -23,7 +23,8 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "Outcome", "RunConfig", "__version__",
-    "configure", "doctor", "evaluate", "load", "prepare", "report", "status", "train",
+    "configure", "doctor", "evaluate", "load", "plan", "prepare", "rate_build", "rate_score", "report",
+    "status", "train",
 ]
 # fmt: on
 
@@ -35,7 +36,10 @@ _HOMES = {
     "doctor": "kaggle_lib.api",
     "evaluate": "kaggle_lib.api",
     "load": "kaggle_lib.api",
+    "plan": "kaggle_lib.api",
     "prepare": "kaggle_lib.api",
+    "rate_build": "kaggle_lib.api",
+    "rate_score": "kaggle_lib.api",
     "report": "kaggle_lib.api",
     "status": "kaggle_lib.api",
     "train": "kaggle_lib.api",

@@ -152,6 +152,43 @@ def doctor(preset: Preset = None, config: Config = None, set_: Set = None, as_js
     _call(api.doctor, preset, config, set_, as_json)
 
 
+@app.command(epilog=_keys())
+def plan(preset: Preset = None, config: Config = None, set_: Set = None, as_json: Json = False) -> None:
+    """Say what a run will take on Kaggle, before anything is spent: hours, sessions, quota, bytes on the store."""
+    _call(api.plan, preset, config, set_, as_json)
+
+
+rate = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="People rate the answers, blind.")
+app.add_typer(rate, name="rate")
+
+
+@rate.command("build", epilog=_keys(PLACE))
+def rate_build(
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    pairs: Annotated[int, typer.Option(min=0, help="Messages with both answers side by side.")] = 50,
+    singles: Annotated[int, typer.Option(min=0, help="Messages whose two answers are rated one by one.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Write the raters' page from an evaluated run: one HTML file that works anywhere, and its key."""
+    _call(functools.partial(api.rate_build, pairs=pairs, singles=singles), preset, config, set_, as_json)
+
+
+@rate.command("score", epilog=_keys(PLACE))
+def rate_score(
+    files: Annotated[list[str], typer.Argument(help="The raters' files (JSON or CSV), or folders of them.")],
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    key: Annotated[str | None, typer.Option(metavar="FILE", help="The sheet's key; the run's own by itself.")] = None,
+    judge: Annotated[str | None, typer.Option(metavar="FILE", help="A model's ratings, to be tested.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Open the key and say what the raters found: means, win rate, intervals, agreement."""
+    _call(functools.partial(api.rate_score, files, key=key, judge=judge), preset, config, set_, as_json)
+
+
 def _call(
     function: Callable[..., Any], preset: str | None, config: str | None, words: list[str] | None, as_json: bool
 ) -> None:

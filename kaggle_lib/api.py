@@ -173,6 +173,16 @@ def chain(
     return chain.chain(gather(preset, config, values), plan, limits, Client(), _say, once=once)
 
 
+def plan(preset: str | None = None, config: str | Path | None = None, **values: object) -> dict[str, Any]:
+    """What the run will take on Kaggle: hours, sessions, quota, checkpoints. Nothing is spent, claimed or loaded."""
+    from kaggle_lib.report.plan import as_text
+    from kaggle_lib.report.plan import plan as plan_of
+
+    found = plan_of(gather(preset, config, values))
+    _say(as_text(found))
+    return found
+
+
 def doctor(preset: str | None = None, config: str | Path | None = None, **values: object) -> Examination:
     """What is here, and what a run with these settings would miss."""
     from kaggle_lib.report.doctor import as_text, examine
