@@ -14,6 +14,7 @@ import pytest
 from support.loopback_hub import LoopbackHub
 from support.saver import WEIGHTS, expected
 from support.sessions import ROOT, Place, train_under_fire
+from support.trouble import disturb, hits
 
 from kaggle_lib.checkpoints.hub import HubStore
 
@@ -24,34 +25,6 @@ STEPS = 24
 MOST_IN_A_ROW = 8
 # Why a session may end with 1: its workers were killed too often, or the Hub failed for longer than it is waited for.
 SAYS = r"launches in a row came to no new checkpoint|The store hf://\S+ cannot be |only; the store has "
-# Each passes by itself: what does not is in test_hub_faults.py. (action, where and how often)
-FAULTS = [
-    ("500", {"times": 2}),
-    ("503", {"times": 3}),
-    ("429(1)", {"times": 2}),
-    ("409", {"times": 2}),
-    ("412", {"times": 2}),
-    ("storage_limit", {}),
-    ("lose_commit_500", {}),
-    ("drop_before", {"times": 2}),
-    ("drop_reply", {"times": 2}),
-    ("drop_reply", {"method": "POST", "path": "/commit/"}),
-    ("latency(0.3)", {"times": 20}),
-    ("slow_upload(20000)", {"times": 6}),
-    ("stall_headers(3)", {}),
-    ("stall_body(3)", {}),
-    ("stall_cas(3)", {"times": 2}),
-    ("corrupt_download", {}),
-    ("should_ignore(optimizer)", {"times": 1}),
-    ("move_head", {}),
-    ("lag_heads(2)", {"times": 40}),
-]
-
-
-def disturb(hub, chance, most):
-    """Add one or two faults, each from one of the next `most` requests on."""
-    for action, where in chance.sample(FAULTS, chance.choice([1, 1, 2])):
-        hub.faults.add(action, after=chance.randrange(most), **where)
 
 
 class Fire:
@@ -76,9 +49,7 @@ class Fire:
             timer.start()
         out, err = process.communicate()
         timer.cancel()
-        for fault in self.hub.faults.told():
-            self.hits[str(int(fault["arguments"].get("status", 0)) or fault["action"])] += fault["hits"]
-        self.hub.faults.clear()
+        self.hits += hits(self.hub)
         assert process.returncode in (0, 1, -signal.SIGKILL), (process.returncode, err)
         assert "Traceback" not in err, err
         self.done[{0: "finished", 1: "failed"}.get(process.returncode, "killed")] += 1
@@ -119,9 +90,8 @@ def under_fire(folder, monkeypatch, xet, kills, seed):
         fire = Fire(hub, folder, seed)
         while fire.done["killed"] < kills:
             fire.run(f"r{fire.done['runs']}", kills)
-        hits = {action: hits for action, hits in fire.hits.items() if hits and action != "call"}
         what = f"{'Xet' if xet else 'LFS'}, seed {seed}: {dict(fire.done)}, {fire.most} checkpoints at most"
-        print(f"\n{what}; faults that hit: {hits}", flush=True)
+        print(f"\n{what}; faults that hit: {dict(fire.hits)}", flush=True)
 
 
 @pytest.mark.slow
@@ -147,20 +117,15 @@ class HubPlace(Place):
 @pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
 def test_soak_trainings_killed_beside_faults(xet, tmp_path, monkeypatch):
     """Real trainings: as many runs as it takes for SOAK_TRAINING_KILLS kills of any process, five a run."""
-    seed, done, hits = int(os.environ.get("SOAK_SEED", "0")), Counter(), Counter()
+    seed, done, hit = int(os.environ.get("SOAK_SEED", "0")), Counter(), Counter()
     whole = Place(tmp_path / "whole")
     assert whole.call()["outcome"] == "finished"
     with LoopbackHub(tmp_path / "hub", xet=xet) as hub:
         for name, value in hub.environment().items():
             monkeypatch.setenv(name, value)
 
-        def count():
-            for fault in hub.faults.told():
-                hits[str(int(fault["arguments"].get("status", 0)) or fault["action"])] += fault["hits"]
-            hub.faults.clear()
-
         def faults(chance):
-            count()
+            hit.update(hits(hub))
             disturb(hub, chance, 150)
 
         while done["kills"] < TRAINING_KILLS:
@@ -175,5 +140,5 @@ def test_soak_trainings_killed_beside_faults(xet, tmp_path, monkeypatch):
             for record in ledger:
                 assert record["from_step"] >= saved, ledger
                 saved = max(saved, record["from_step"])
-            count()
-            print(f"\n{'Xet' if xet else 'LFS'}, seed {seed}: {dict(done)}; faults that hit: {dict(hits)}", flush=True)
+            hit.update(hits(hub))
+            print(f"\n{'Xet' if xet else 'LFS'}, seed {seed}: {dict(done)}; faults that hit: {dict(hit)}", flush=True)

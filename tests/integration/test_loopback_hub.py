@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -118,6 +119,23 @@ def test_of_racing_writers_with_one_parent_exactly_one_wins(hub, api):
         (head,) = [end for end in ends if isinstance(end, str)]
         assert hub.repo(REPO).branches[BRANCH] == head
     assert len(hub.repo(REPO).commits(BRANCH)) == 7
+
+
+def test_a_commit_whose_client_dies_in_the_middle_is_not_carried_out(hub, api):
+    head = api.model_info(REPO).sha
+    lines = [{"key": "header", "value": {"summary": "half"}}]
+    lines += [{"key": "file", "value": {"path": f"{number}", "content": "eA=="}} for number in range(2)]
+    body = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    path = f"/api/models/{REPO}/commit/main"
+    for sent in (body[: len(body) // 2], body[: body.index(b"\n", body.index(b'"file"')) + 1], body):
+        host, port = hub.endpoint.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            head_lines = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {hub.token}\r\n"
+            connection.sendall(f"{head_lines}Content-Length: {len(body)}\r\n\r\n".encode() + sent)
+            connection.shutdown(socket.SHUT_WR)
+            answered = connection.recv(100)
+        assert answered.startswith(b"HTTP/1.1 200") == (sent == body)
+        assert (api.model_info(REPO).sha != head) == (sent == body)
 
 
 def test_branches_and_tags_are_made_once_and_found_by_name(hub, api):

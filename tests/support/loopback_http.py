@@ -66,7 +66,7 @@ class Request:
 class Reply:
     """`dropped`: the connection closes instead. `late`, `half`: seconds before the headers, and within the body.
 
-    `stream` is a body that is still being made: its pieces are sent as they come, and the connection closes after it.
+    `stream` is a body that is still being made: its pieces are sent as they come.
     """
 
     status: int = 200
@@ -179,17 +179,17 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response_only(reply.status)
         always = {"Date": self.date_time_string(), "X-Request-Id": uuid.uuid4().hex}
-        always |= {"Connection": "close"} if reply.stream else {"Content-Length": str(len(reply.body))}
+        always |= {"Transfer-Encoding": "chunked"} if reply.stream else {"Content-Length": str(len(reply.body))}
         for name, value in {**always, **reply.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
         if reply.stream:
-            self.close_connection = True
             for piece in reply.stream:
-                self.wfile.write(piece)
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 self.wfile.flush()
+            self.wfile.write(b"0\r\n\r\n")
             return
         middle = len(reply.body) // 2 if reply.half else len(reply.body)
         self.wfile.write(reply.body[:middle])
@@ -205,14 +205,21 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = _exchange  # noqa: N815
 
     def _body(self) -> bytes:
+        """Raises ConnectionError for one whose client went away in the middle: it is not carried out."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            return self._whole(int(self.headers.get("Content-Length", 0)))
         pieces = []
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            pieces.append(self.rfile.read(size))
+        while size := int(self.rfile.readline().split(b";")[0] or b"-1", 16):
+            pieces.append(self._whole(size))
             self.rfile.readline()
         self.rfile.readline()
         return b"".join(pieces)
+
+    def _whole(self, size: int) -> bytes:
+        content = self.rfile.read(size) if size >= 0 else b""
+        if len(content) != size:
+            raise ConnectionError("the client went away in the middle of its request")
+        return content
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Requests are kept as records; nothing is printed."""
