@@ -216,6 +216,8 @@ class _Choice:
     def _resume(self, manifest: Manifest, source: Source) -> Resume:
         step, path = manifest.step, self.folder.checkpoint(manifest.step)
         notes = self._move()
+        if source == "attached":
+            notes.append(f"The checkpoint of step {step} was brought from {self.attached[step].parents[1]}.")
         if source != "local":
             self._fetched(step).rename(path)
             fsync_directory(path.parent)
