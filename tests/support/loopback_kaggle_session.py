@@ -114,7 +114,7 @@ class Session:
     def text(self) -> str:
         return "".join(event["data"] for event in self.events)
 
-    def wait(self, seconds: float = 120.0) -> Session:
+    def wait(self, seconds: float = 60.0) -> Session:
         """Return once it has ended. Raises TimeoutError."""
         with self.changed:
             if not self.changed.wait_for(lambda: self.ended is not None, seconds):
@@ -233,9 +233,10 @@ class Session:
 
     def _watch(self, process: subprocess.Popen[bytes]) -> str:
         """Wait for the process's end, and bring it about at the limit or when cancelled; why it ended."""
-        end = time.monotonic() + self.kaggle.limit
+        began = time.monotonic()
         while process.poll() is None:
-            reason = "cancel" if self._cancelled.wait(0.02) else "limit" if time.monotonic() > end else ""
+            over = time.monotonic() - began > self.kaggle.limit
+            reason = "cancel" if self._cancelled.wait(0.02) else "limit" if over else ""
             if reason:
                 self._end_processes(process)
                 return reason
