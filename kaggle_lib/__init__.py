@@ -14,7 +14,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kaggle_lib.api import doctor, evaluate, load, plan, prepare, rate_build, rate_score, report, status, train
+    from kaggle_lib.api import (
+        doctor,
+        evaluate,
+        load,
+        plan,
+        prepare,
+        rate_build,
+        rate_score,
+        report,
+        status,
+        t4_check,
+        train,
+    )
     from kaggle_lib.config import RunConfig
     from kaggle_lib.runs.outcome import Outcome
     from kaggle_lib.settings import configure
@@ -24,7 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Outcome", "RunConfig", "__version__",
     "configure", "doctor", "evaluate", "load", "plan", "prepare", "rate_build", "rate_score", "report",
-    "status", "train",
+    "status", "t4_check", "train",
 ]
 # fmt: on
 
@@ -42,6 +54,7 @@ _HOMES = {
     "rate_score": "kaggle_lib.api",
     "report": "kaggle_lib.api",
     "status": "kaggle_lib.api",
+    "t4_check": "kaggle_lib.api",
     "train": "kaggle_lib.api",
 }
 

@@ -158,6 +158,18 @@ def plan(preset: Preset = None, config: Config = None, set_: Set = None, as_json
     _call(api.plan, preset, config, set_, as_json)
 
 
+@app.command("t4-check", epilog=_keys())
+def t4_check(
+    preset: Preset = "t4-check",
+    config: Config = None,
+    set_: Set = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Begin no part that would end after so long.")] = 20.0,
+    as_json: Json = False,
+) -> None:
+    """Measure on this machine's GPUs: speed, memory, a second GPU, kill and resume, upload; exit code 1: one failed."""
+    _call(functools.partial(api.t4_check, minutes=minutes), preset, config, set_, as_json)
+
+
 rate = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="People rate the answers, blind.")
 app.add_typer(rate, name="rate")
 

@@ -183,6 +183,19 @@ def plan(preset: str | None = None, config: str | Path | None = None, **values: 
     return found
 
 
+def t4_check(
+    preset: str | None = None, config: str | Path | None = None, minutes: float = 20.0, **values: object
+) -> dict[str, Any]:
+    """Measure what this machine's GPUs do with a run of these settings, in about so many minutes; also in the run's
+    report on the store, as `t4-check.json`.
+    """
+    from kaggle_lib.kaggle import t4_check as checking
+
+    found = checking.check(gather(preset, config, values), _say, minutes)
+    _say(checking.as_text(found))
+    return found
+
+
 def doctor(preset: str | None = None, config: str | Path | None = None, **values: object) -> Examination:
     """What is here, and what a run with these settings would miss."""
     from kaggle_lib.report.doctor import as_text, examine

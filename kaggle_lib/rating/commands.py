@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,32 @@ from kaggle_lib.rating.sheet import CRITERIA, Exchange
 from kaggle_lib.runs.folder import RunFolder
 
 RESULT = "result.json"
+ANSWERS = "answers.jsonl"  # of the evaluation: the held-out answers and those to the project's own prompts
 ENDINGS = (".json", ".csv", ".tsv", ".txt")
 Say = Callable[[str], None]
+
+
+def exchanges(folder: RunFolder) -> list[Exchange]:
+    """The answers of both models that the evaluation has left, personal data scrubbed already.
+
+    Raises UserError where there are none, or where the file is not what an evaluation writes.
+    """
+    path = folder.evaluation / ANSWERS
+    if not path.is_file():
+        raise UserError(
+            f"There are no answers to rate: {path} is not there.", todo="Evaluate the run first; `evaluate` writes them."
+        )
+    found = []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            one = json.loads(line)
+            message = "\n\n".join([*(turn["content"] for turn in one["context"]), one["question"]])
+            found.append(Exchange(str(one["id"]), one["set"], message, one["base"]["text"], one["tuned"]["text"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}).", todo="Remove evaluation/ and evaluate again."
+        ) from None
+    return found
 
 
 def build(
