@@ -70,10 +70,10 @@ def check(wanted: Mapping[str, Any], folder: Path, say: Callable[[str], None]) -
     problems = [] if gpus or not wanted["gpu"] else [f"No GPU: this session has none. {GPU_TODO}"]
     problems += _corpus(wanted["data"])
     hub = Hub(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    unreachable = hub.unreachable() if wanted["base_is_of_hub"] or wanted["repo"] else None
+    unreachable = _unreachable(hub) if wanted["base_is_of_hub"] or wanted["repo"] else None
     token, size = None, 0
     if unreachable:
-        problems.append(overlay.NO_INTERNET.format(unreachable))
+        problems.append(unreachable)
     else:
         token, found = _token(wanted)
         problems += found
@@ -92,6 +92,13 @@ def check(wanted: Mapping[str, Any], folder: Path, say: Callable[[str], None]) -
     for note in hub.notes:
         say(note)
     return problems
+
+
+def _unreachable(hub: Hub) -> str | None:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):  # as huggingface_hub reads it
+        return "The Hub may not be asked: HF_HUB_OFFLINE is set in this session, and the run needs it. Unset it."
+    why = hub.unreachable()
+    return why and overlay.NO_INTERNET.format(why)
 
 
 def _corpus(data: str) -> Iterator[str]:
