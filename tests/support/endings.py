@@ -59,7 +59,7 @@ def log_files(place: Place) -> set[Path]:
     return {
         place.folder.events / path.name
         for where in (place.folder.root, place.stored)
-        for path in where.glob("events/*")
+        for path in where.glob("events/*.jsonl")  # not one that is on its way under a passing name
     }
 
 
