@@ -86,9 +86,17 @@ def report(preset: Preset = None, config: Config = None, set_: Set = None, as_js
 
 
 @app.command(epilog=_keys(PLACE))
-def status(preset: Preset = None, config: Config = None, set_: Set = None, as_json: Json = False) -> None:
-    """Say how a run stands, from its store."""
-    _call(api.status, preset, config, set_, as_json)
+def status(
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Every run of the store, a line each; so without a run, too.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say how a run stands, from its store; or all runs of it, in one table."""
+    _call(functools.partial(api.status, all=all_), preset, config, set_, as_json)
 
 
 Kernel = Annotated[str | None, typer.Option(metavar="[OWNER/]SLUG", help="The Kaggle kernel; of the run unless given.")]

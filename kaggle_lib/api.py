@@ -107,8 +107,12 @@ def rate_score(
     )
 
 
-def status(preset: str | None = None, config: str | Path | None = None, **values: object) -> dict[str, Any]:
-    """How a run stands, by its store alone; only `run` and `store` are looked at."""
+def status(
+    preset: str | None = None, config: str | Path | None = None, *, all: bool = False, **values: object
+) -> dict[str, Any]:
+    """How a run stands, by its store alone; only `run` and `store` are looked at. `all`, or no `run`: {`runs`}, a row
+    for each run of the store."""
+    from kaggle_lib.report import runs
     from kaggle_lib.report.status import as_text
     from kaggle_lib.report.status import status as status_of
     from kaggle_lib.runs.opening import others, store_for
@@ -118,8 +122,13 @@ def status(preset: str | None = None, config: str | Path | None = None, **values
         raise ConfigError(problems)
     # Base model and data do not matter for looking; all else that could be wrong with `run` and `store` is checked.
     places = {name: parsed[name] for name in ("run", "store", "public_store") if name in parsed}
-    looked = RunConfig.create({"base_model": "-", "data": "-", **places})
+    looked = RunConfig.create({"run": "-", "base_model": "-", "data": "-", **places})
     store = store_for(looked)
+    if all or "run" not in places:
+        named = ((name, store_for(looked.model_copy(update={"run": name}))) for name in store.runs())
+        rows = runs.runs(named)
+        _say(runs.as_text(rows, looked.store))
+        return {"runs": rows}
     found = status_of(looked.run, store.peek())
     _say(as_text(found, others(store) if found["state"] == "empty" else ""))
     return found
