@@ -80,9 +80,14 @@ class RunConfig(BaseModel):
         "A Python file of yours with `format_row`, `adapt` or `callbacks`; its path may change, its content is frozen.",
         "free",
     )
-    conversations: Literal["pairs"] = option("pairs", "One example is one question with its answer.", "same")
+    conversations: Literal["pairs", "dialogues"] = option(
+        "pairs",
+        "One training example is one question with its answer, or a dialogue with the loss on each of its answers; "
+        "what is scored is always one answer, after the dialogue so far.",
+        "same",
+    )
     rows: int | None = option(
-        None, "Train on this many curated rows, chosen by the seed; all unless set.", "same", ge=1
+        None, "Train on this many curated rows, whole dialogues, each source and length in its share; all unless set.", "same", ge=1
     )
     validation_fraction: float = option(
         0.05, "Share of the rows, whole dialogues, for the curve and the best step.", "same", ge=0, lt=1

@@ -6,7 +6,8 @@ the tokens of those ten characters, never the control token.
 
 What is too long for `max_length` is cut by one rule, in training and in generation. Headers and the system prompt
 stay. The oldest earlier messages of a conversation go first, whole, then the beginning of the text that is left;
-only when the prompt's text is gone does an answer lose its own beginning, and `<|eot_id|>` always stays. A cut falls
+only when the prompt's text is gone does an answer lose its own beginning, and `<|eot_id|>` always stays. An earlier
+answer of a dialogue that has lost its beginning, or the question before it, is not learned. A cut falls
 between letters: a byte-level token may hold a third of a Bengali letter, so up to a few tokens more are dropped until
 what is left begins with a whole letter and not with a vowel sign, a joiner or the second half of a conjunct.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -52,14 +53,30 @@ class Encoded:
     """One training example. `input_ids` and `labels` are equally long, at most `max_length` tokens.
 
     `labels` are -100 over the prompt and the ids themselves from the answer's first token to `<|eot_id|>`, the last
-    (the model shifts them). `answer_bytes`: UTF-8 bytes of the answer in NFC, of the kept part where it was cut;
-    `<|eot_id|>` counts none.
+    (the model shifts them); so, too, for each earlier answer that is learned. `answer_bytes`: UTF-8 bytes of the
+    learned answers in NFC, of the kept part where the last was cut; `<|eot_id|>` counts none. `unlearned`: how many
+    earlier answers should have been learned and were cut.
     """
 
     input_ids: list[int]
     labels: list[int]
     answer_bytes: int
     cut: Literal["", "prompt", "answer"]
+    unlearned: int = 0
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """An earlier message as ids. `size`: the text's UTF-8 bytes."""
+
+    role: str
+    header: list[int]
+    text: list[int]
+    size: int
+
+    @property
+    def tokens(self) -> int:
+        return len(self.header) + len(self.text) + 1  # and the <|eot_id|>
 
 
 def template_hash() -> str:
@@ -95,11 +112,11 @@ def stop_ids(tokenizer: Tokenizer) -> list[int]:
     return [eot_id(tokenizer), _control(tokenizer, END_OF_TEXT)]
 
 
-def encode(messages: Sequence[Message], tokenizer: Tokenizer, config: RunConfig) -> Encoded:
+def encode(messages: Sequence[Message], tokenizer: Tokenizer, config: RunConfig, *, every: bool = False) -> Encoded:
     """The training example of `messages`, the last of which is the answer.
 
-    A `system_prompt` of the configuration stands in place of the messages' own. Raises ConfigError where the headers
-    and the system prompt alone leave no room for an answer.
+    `every`: the earlier answers are learned, too. A `system_prompt` of the configuration stands in place of the
+    messages' own. Raises ConfigError where the headers and the system prompt alone leave no room for an answer.
     """
     if not messages or messages[-1].role != "assistant":
         raise ValueError("the last message should be the assistant's")
@@ -107,18 +124,28 @@ def encode(messages: Sequence[Message], tokenizer: Tokenizer, config: RunConfig)
     answer = _ids(tokenizer, text)
     head, turns, tail = _prompt(messages[:-1], tokenizer, config)
     fixed = len(head) + len(tail) + 1  # and the <|eot_id|>
-    prompt, cut_prompt = _fit(turns, config.max_length - fixed - len(answer), tokenizer)
-    room = config.max_length - fixed - len(prompt)
+    left, cut_prompt = _fit(turns, config.max_length - fixed - len(answer), tokenizer)
+    room = config.max_length - fixed - sum(turn.tokens for turn in left)
     kept = answer if len(answer) <= room else _last(answer, max(0, room), tokenizer)
     if answer and not kept:  # would teach to say nothing
-        raise _no_room(config, fixed + len(prompt))
-    learned = [*kept, eot_id(tokenizer)]
-    masked = head + prompt + tail
+        raise _no_room(config, config.max_length - room)
+    eot = eot_id(tokenizer)
+    ids, labels = list(head), [IGNORED] * len(head)
+    size = len(_bytes(kept, tokenizer)) if len(kept) < len(answer) else len(text.encode("utf-8"))
+    unlearned = sum(turn.role == "assistant" for turn in turns) if every else 0
+    for place, turn in enumerate(left):
+        ids += [*turn.header, *turn.text, eot]
+        if every and turn.role == "assistant" and place:  # at place 0 its question is gone, or its own beginning
+            labels += [*[IGNORED] * len(turn.header), *turn.text, eot]
+            size, unlearned = size + turn.size, unlearned - 1
+        else:
+            labels += [IGNORED] * turn.tokens
     return Encoded(
-        input_ids=masked + learned,
-        labels=[IGNORED] * len(masked) + learned,
-        answer_bytes=len(_bytes(kept, tokenizer)) if len(kept) < len(answer) else len(text.encode("utf-8")),
+        input_ids=[*ids, *tail, *kept, eot],
+        labels=[*labels, *[IGNORED] * len(tail), *kept, eot],
+        answer_bytes=size,
         cut="answer" if len(kept) < len(answer) else "prompt" if cut_prompt else "",
+        unlearned=unlearned,
     )
 
 
@@ -128,16 +155,18 @@ def prompt_ids(messages: Sequence[Message], tokenizer: Tokenizer, config: RunCon
     Cut as in training where prompt and `room` tokens of answer are longer than `max_length`.
     """
     head, turns, tail = _prompt(messages, tokenizer, config)
-    prompt, _ = _fit(turns, config.max_length - len(head) - len(tail) - room, tokenizer)
-    if len(head) + len(prompt) + len(tail) + room > config.max_length:
-        raise _no_room(config, len(head) + len(prompt) + len(tail))
-    return head + prompt + tail
+    left, _ = _fit(turns, config.max_length - len(head) - len(tail) - room, tokenizer)
+    eot = eot_id(tokenizer)
+    ids = [*head, *(token for turn in left for token in (*turn.header, *turn.text, eot)), *tail]
+    if len(ids) + room > config.max_length:
+        raise _no_room(config, len(ids))
+    return ids
 
 
 def _prompt(
     messages: Sequence[Message], tokenizer: Tokenizer, config: RunConfig
-) -> tuple[list[int], list[tuple[list[int], list[int]]], list[int]]:
-    """What always stays in front, (header, text) of each turn, and the assistant's header."""
+) -> tuple[list[int], list[_Turn], list[int]]:
+    """What always stays in front, the turns, and the assistant's header."""
     own, turns = "", messages
     if messages and messages[0].role == "system":
         own, turns = messages[0].content, messages[1:]
@@ -145,28 +174,31 @@ def _prompt(
         raise ValueError("there is no question")
     system = _text(own if config.system_prompt is None else config.system_prompt)
     eot = eot_id(tokenizer)
-    head = [_control(tokenizer, BOS), *_header(tokenizer, "system"), *_ids(tokenizer, DATES + system), eot]
-    parts = [(_header(tokenizer, turn.role), _ids(tokenizer, _text(turn.content))) for turn in turns]
+    head = [_control(tokenizer, BOS), *_header(tokenizer, "system"), *_same(tokenizer, DATES + system), eot]
+    texts = [_text(turn.content) for turn in turns]
+    parts = [
+        _Turn(turn.role, _header(tokenizer, turn.role), _ids(tokenizer, text), len(text.encode("utf-8")))
+        for turn, text in zip(turns, texts, strict=True)
+    ]
     return head, parts, _header(tokenizer, "assistant")
 
 
-def _fit(turns: list[tuple[list[int], list[int]]], room: int, tokenizer: Tokenizer) -> tuple[list[int], bool]:
-    """The turns' ids, cut from the start to `room` tokens, and whether anything was cut.
+def _fit(turns: list[_Turn], room: int, tokenizer: Tokenizer) -> tuple[list[_Turn], bool]:
+    """The turns, cut from the start to `room` tokens, and whether anything was cut.
 
     The last turn's header and its `<|eot_id|>` stay even where there is no room for them.
     """
-    eot = eot_id(tokenizer)
-    left = [(header, text) for header, text in turns]
-    excess = sum(len(header) + len(text) + 1 for header, text in left) - room
+    left = list(turns)
+    excess = sum(turn.tokens for turn in left) - room
     cut = excess > 0
     while excess > 0:
-        header, text = left[0]
-        if len(left) == 1 or excess <= len(text):
-            left[0] = (header, _last(text, max(0, len(text) - excess), tokenizer))
+        turn = left[0]
+        if len(left) == 1 or excess <= len(turn.text):
+            left[0] = replace(turn, text=_last(turn.text, max(0, len(turn.text) - excess), tokenizer))
             break
-        excess -= len(header) + len(text) + 1
+        excess -= turn.tokens
         del left[0]
-    return [token for header, text in left for token in (*header, *text, eot)], cut
+    return left, cut
 
 
 def _last(ids: list[int], room: int, tokenizer: Tokenizer) -> list[int]:
@@ -214,13 +246,19 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
+@lru_cache(maxsize=64)
+def _same(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """The ids of what stands in every example: most of a short one's time goes into asking the tokenizer."""
+    return tuple(_ids(tokenizer, text))
+
+
 def _header(tokenizer: Tokenizer, role: str) -> list[int]:
     # The blank line is tokenised alone: Llama-3.1's splitter never joins it to the text that follows.
     return [
         _control(tokenizer, HEADER),
-        *_ids(tokenizer, role),
+        *_same(tokenizer, role),
         _control(tokenizer, END_OF_HEADER),
-        *_ids(tokenizer, "\n\n"),
+        *_same(tokenizer, "\n\n"),
     ]
 
 

@@ -1,26 +1,38 @@
-"""From the rows that were read to the rows that are used: normalise, drop what repeats, split by dialogue."""
+"""From the rows that were read to the examples that are used: normalise, drop what repeats, split by dialogue.
+
+The split is a function of the seed and of what the rows say. Their order in the file decides two things alone: which
+rows are consecutive turns, and which of two duplicates stays (the first).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from kaggle_lib.config import RunConfig
+from kaggle_lib.data import sheet
 from kaggle_lib.data.read import Corpus, Row
-from kaggle_lib.data.source import sources
-from kaggle_lib.data.steps import mix
-from kaggle_lib.data.text import normal
+from kaggle_lib.data.source import dialogues, sources
+from kaggle_lib.data.split import Form, grouped, ordered, split
+from kaggle_lib.data.text import LINE_ENDS, canonical, normal
 from kaggle_lib.errors import DataError
+
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Curated:
-    """The three splits, each in the file's order, and how many rows each stage took and left.
+    """The examples of the three splits, each in the file's order, and how many rows each stage took and left.
 
-    `fingerprint`: sha256 over what the kept rows say, so that a byte order mark or other line ends change nothing.
+    With `conversations=dialogues` a training example is a whole dialogue, as the row of its last turn, and each row of
+    the other two has the dialogue so far before it. `fingerprint`: sha256 over what the kept rows say, so that a byte
+    order mark or other line ends change nothing. `sheet`: the data sheet, as JSON types.
     """
 
     train: list[Row]
@@ -28,45 +40,74 @@ class Curated:
     test: list[Row]
     counts: dict[str, int]
     fingerprint: str
+    sheet: dict[str, Any] = field(default_factory=dict)
 
 
 def curate(corpus: Corpus, config: RunConfig) -> Curated:
-    """NFC and one kind of line end, empty rows and duplicates out, and a split by dialogue.
-
-    Curating twice changes nothing.
-    Raises DataError where no row is left to train on.
-    """
+    """The corpus as examples. Curating the kept rows again changes nothing. Raises DataError where no row is left to
+    train on."""
     counts: Counter[str] = Counter(read=len(corpus.rows))
     counts.update(f"set aside: {noted.reason}" for noted in corpus.set_aside)
     counts.update(f"repaired: {noted.reason}" for noted in corpus.repaired)
     counts.update(f"left out: {noted.reason}" for noted in corpus.left_out)
-    kept: list[Row] = []
-    seen: set[tuple[str, ...]] = set()
-    rows = [row.changed(normal) for row in corpus.rows]
-    for row, source in zip(rows, sources(rows), strict=True):
-        row = replace(row, source=source)
-        # The template trims, so rows that differ at their ends alone are one example.
-        said = tuple(message.content.strip() for message in row.messages)
-        if any(_empty(message.content) for message in row.messages if message.role != "system"):
-            counts["dropped: empty"] += 1
-        elif said in seen:
-            counts["dropped: duplicate"] += 1
-        else:
-            seen.add(said)
-            kept.append(row)
+    rows = _normal(corpus.rows, counts)
+    kept, forms = _kept(rows, counts)
     counts["kept"] = len(kept)
-    splits = _split(kept, config)
-    if config.rows is not None and len(splits["train"]) > config.rows:
-        drawn = sorted(splits["train"], key=lambda row: mix(config.seed, "rows", row.id))
-        splits["train"] = sorted(drawn[: config.rows], key=lambda row: row.id)
-    counts.update({name: len(splits[name]) for name in ("train", "validation", "test")})
-    if not splits["train"]:
+    groups, similar = grouped(kept, forms)
+    places, not_drawn = split(ordered(kept, forms, groups, config.seed), config)
+    chosen = {name: [kept[place] for place in places[name]] for name in SPLITS}
+    about = sheet.of(corpus, config, chosen, {row.id: form for row, form in zip(kept, forms, strict=True)})
+    about["groups"] = {"count": len(groups), "largest": max(map(len, groups), default=0), "joined_as_similar": similar}
+    if not_drawn:
+        counts["not drawn"] = not_drawn
+    if config.conversations == "dialogues":
+        used = sum(map(len, chosen.values()))
+        chosen = {name: list(_with_history(chosen[name], rows, whole=name == "train")) for name in SPLITS}
+        counts["joined: earlier turns of a dialogue"] = used - sum(map(len, chosen.values()))
+    counts.update({name: len(chosen[name]) for name in SPLITS})
+    if not chosen["train"]:
         told = ", ".join(f"{name} {number}" for name, number in counts.items())
         raise DataError(
             f"{corpus.path.name}: no row is left to train on ({told}).",
             todo="Check the columns' names and the fractions of validation and test.",
         )
-    return Curated(**splits, counts=dict(counts), fingerprint=_fingerprint(kept))
+    about["counts"] = dict(counts)
+    return Curated(**chosen, counts=dict(counts), fingerprint=_fingerprint(kept), sheet=about)
+
+
+def _normal(rows: Sequence[Row], counts: Counter[str]) -> list[Row]:
+    """The rows with their text repaired and their source known."""
+    repaired = [row.changed(normal) for row in rows]
+    # Not a fault: another form of Unicode, other line ends, white space around a text.
+    read = [row.changed(lambda text: unicodedata.normalize("NFC", LINE_ENDS.sub("\n", text)).strip()) for row in rows]
+    if mended := sum(was != now for was, now in zip(read, repaired, strict=True)):
+        counts["repaired: spelling, spaces or unseen marks"] = mended
+    found = sources(repaired)
+    return [dataclasses.replace(row, source=source) for row, source in zip(repaired, found, strict=True)]
+
+
+def _kept(rows: Sequence[Row], counts: Counter[str]) -> tuple[list[Row], list[Form]]:
+    """The rows without what is empty, damaged or repeats an earlier one, and their canonical forms."""
+    kept, forms = [], []
+    seen: set[Form] = set()
+    respelt: set[Form] = set()
+    for row in rows:
+        said = tuple(message.content for message in row.messages)
+        form = tuple(map(canonical, said))
+        if any(_empty(message.content) for message in row.messages if message.role != "system"):
+            counts["dropped: empty"] += 1
+        elif any("\ufffd" in text for text in said):
+            counts["dropped: a letter is lost (U+FFFD)"] += 1
+        elif said in seen:
+            counts["dropped: duplicate"] += 1
+        elif form in respelt:
+            counts["dropped: duplicate in another spelling"] += 1
+        else:
+            kept.append(row)
+            forms.append(form)
+        seen.add(said)
+        respelt.add(form)
+    return kept, forms
 
 
 def _empty(text: str) -> bool:
@@ -74,35 +115,19 @@ def _empty(text: str) -> bool:
     return not any(letter.isprintable() and not letter.isspace() for letter in text)
 
 
-def _split(rows: Sequence[Row], config: RunConfig) -> dict[str, list[Row]]:
-    """Whole threads, in an order drawn by the seed, as far as test and validation have room for them.
+def _with_history(chosen: Sequence[Row], rows: Sequence[Row], *, whole: bool) -> Iterator[Row]:
+    """The chosen rows with the earlier chosen turns of their dialogue; `whole`: of each dialogue its last turn alone.
 
-    The consecutive rows of one topic and title are a dialogue; where the two come back later in the file, it is the
-    same thread and stays on one side. A row without a title is a thread by itself.
+    `rows`: all that were read, since a turn that was dropped is no foreign row between two others.
     """
-    threads: dict[tuple[str, str] | int, list[Row]] = {}
-    for row in rows:
-        title = row.title.strip()
-        threads.setdefault((row.topic.strip(), title) if title else row.id, []).append(row)
-    order = sorted(threads.values(), key=lambda thread: mix(config.seed, "split", thread[0].id))
-    largest = max(order, key=len, default=[])
-    order = [thread for thread in order if thread is not largest]  # so that training always has one
-    splits: dict[str, list[Row]] = {}
-    for name, share in (("test", config.test_fraction), ("validation", config.validation_fraction)):
-        wanted = round(share * len(rows))
-        splits[name], left = [], []
-        for thread in order:
-            if len(splits[name]) + len(thread) <= wanted:
-                splits[name] += thread
-            else:
-                left.append(thread)
-        if share and not splits[name] and left:  # a share that was asked for gets one thread at least
-            smallest = min(left, key=len)
-            left.remove(smallest)
-            splits[name] += smallest
-        order = left
-    splits["train"] = [row for thread in [largest, *order] for row in thread]
-    return {name: sorted(chosen, key=lambda row: row.id) for name, chosen in splits.items()}
+    ids = {row.id for row in chosen}
+    made = []
+    for dialogue in dialogues(rows):
+        turns = [row for row in dialogue if row.id in ids]
+        for last in range(len(turns) - 1 if whole and turns else 0, len(turns)):
+            said = tuple(message for row in turns[: last + 1] for message in row.messages)
+            made.append(dataclasses.replace(turns[last], messages=said))
+    yield from sorted(made, key=lambda row: row.id)
 
 
 def _fingerprint(rows: Sequence[Row]) -> str:

@@ -17,12 +17,11 @@ from kaggle_lib.data.text import canonical
 FORUM, DIALOGUE, OTHER = "forum", "dialogue", "other"
 # The 32 emotions of EmpatheticDialogues (Rashkin et al. 2019, table 1) in Bengali, as people and machines put them.
 EMOTIONS = frozenset(
-    map(
-        canonical,
+    canonical(
         "ভীত রাগান্বিত বিরক্ত প্রত্যাশী প্রত্যাশিত উদ্বিগ্ন চিন্তিত শঙ্কিত আশঙ্কিত লজ্জিত যত্নশীল আত্মবিশ্বাসী বিষয়বস্তু সন্তুষ্ট "
         "বিধ্বস্ত হতাশ বিতৃষ্ণ ঘৃণিত বিব্রত উত্তেজিত বিশ্বস্ত ক্ষিপ্ত ক্ষুব্ধ কৃতজ্ঞ দোষী আশাবাদী মুগ্ধ ঈর্ষান্বিত আনন্দিত একাকী "
-        "নস্টালজিক স্মৃতিকাতর প্রস্তুত গর্বিত দুঃখিত আবেগপ্রবণ সংবেদনশীল বিস্মিত অবাক আতঙ্কিত বিশ্বাসী".split(),
-    )
+        "নস্টালজিক স্মৃতিকাতর প্রস্তুত গর্বিত দুঃখিত আবেগপ্রবণ সংবেদনশীল বিস্মিত অবাক আতঙ্কিত বিশ্বাসী"
+    ).split()
 )
 # Characters of question and answer together. The lengths have two peaks, about 100 and above 600.
 FORUM_FROM = 250
@@ -59,13 +58,13 @@ def dialogues(rows: Sequence[Row]) -> list[list[Row]]:
     """The rows in file order as dialogues; one that is no turn of any is alone.
 
     Turns follow each other in the file under one topic and title, with at most one foreign row between two of them.
-    Forum answers and rows without a title are never chained.
+    Forum answers, rows without a title and rows that are conversations already are never chained.
     """
     found: list[list[Row]] = []
     last: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         name = canonical(row.topic), canonical(row.title)
-        chained = row.source == DIALOGUE and name[1] != ""
+        chained = row.source == DIALOGUE and name[1] != "" and len(row.messages) == 2
         before = last.get(name) if chained else None
         if before and row.id - before[-1].id <= 2:
             before.append(row)

@@ -16,6 +16,9 @@ UNSEEN = re.compile("[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u
 LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+WITHIN = re.compile(r"(?<=\S)(?:[ \t]{2,}|\t)(?=\S)")
+BEFORE_END = re.compile(r"[ \t]+(?=\n|$)")
+EMPTY_LINES = re.compile(r"\n{3,}")
 
 # Spellings that look right and are other letters, which NFC leaves as they are (Unicode Standard 12.2): the text before
 # 2005 wrote ৎ as a ta with hasanta and joiner, and আ and র are no letters with a sign.
@@ -41,21 +44,19 @@ def normal(text: str) -> str:
     text = unicodedata.normalize("NFC", text)
     for broken, whole in BENGALI:
         text = broken.sub(whole, text)
-    text = re.sub(r"(?<=\S)[ \t]+(?=\S)", " ", text)
-    text = re.sub(r"[ \t]+(?=\n|$)", "", text)
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+    text = WITHIN.sub(" ", BEFORE_END.sub("", text))
+    return EMPTY_LINES.sub("\n\n", text).strip()
 
 
 def canonical(text: str) -> str:
-    """The form in which look-alikes are equal: `normal`, without joiners, case or width, one danda for every full
+    """The form of `normal` text in which look-alikes are equal: no joiners, case or width, one danda for every full
     stop, one space for all white space."""
-    text = unicodedata.normalize("NFKC", normal(text)).casefold()
+    text = unicodedata.normalize("NFKC", text).casefold()
     if JOINERS.search(text):
         text = normal(JOINERS.sub("", text))
     return " ".join(text.translate(MARKS).split())
 
 
-def letters(text: str) -> str:
-    """`canonical` without spaces and punctuation; whole where there is nothing else, such as an emoji."""
-    form = canonical(text)
-    return "".join(letter for letter in form if unicodedata.category(letter)[0] in "LMN") or form
+def letters(form: str) -> str:
+    """A canonical form without spaces, punctuation and symbols; whole where it is nothing else, such as an emoji."""
+    return form.translate({ord(one): None for one in set(form) if unicodedata.category(one)[0] not in "LMN"}) or form
