@@ -49,6 +49,11 @@ class RunConfig(BaseModel):
         "Let `hf://user/repo` be a public repo, where everybody can read the run; else that is refused.",
         "free",
     )
+    payload: Literal["repo", "bucket"] = option(
+        "repo",
+        "On the Hub: the files of checkpoints go to the repo, or to a private Storage Bucket of the same name.",
+        "free",
+    )
     work_dir: str = option("work", "Where the run folder lies on this machine; may be lost at any time.", "free")
 
     strategy: Literal["peft", "unsloth"] = option("peft", "How the model is loaded and adapted.", "same")
@@ -266,6 +271,8 @@ class RunConfig(BaseModel):
             elif self.processes > self.train_batch_size:
                 shared = f"{self.processes} processes cannot share a step of {self.train_batch_size} samples"
                 yield "processes train_batch_size", f"processes: {shared}"
+        if self.payload == "bucket" and not self.store.startswith(HUB):
+            yield "payload store", "payload: bucket needs store=hf://user/repo"
         if self.store.startswith(HUB):
             if not is_hub_id(self.store.removeprefix(HUB)) or "/" not in self.store.removeprefix(HUB):
                 yield "store", f"store: {self.store!r} names no repo of the Hub. Write hf://user/repo"

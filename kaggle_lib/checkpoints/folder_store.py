@@ -96,6 +96,8 @@ class FolderStore:
 class FolderClaim:
     """See Claim. Made by FolderStore.claim, which holds the store's lock then."""
 
+    notice: str | None = None
+
     def __init__(self, files: Layout, run: str, clock: Callable[[], float], lease: Lease) -> None:
         self._files, self._run, self._clock, self._lease = files, run, clock, lease
         self._head = self._next = ""

@@ -26,8 +26,10 @@ LONGEST = 1800.0
 class HubStore:
     """The branch `run/<run>` of the model repo `repo_id`; see Store for the methods. `main` is never written to.
 
-    `token`: None reads what is public. `public`: a public repo is accepted, and a new one is made public. `clock` gives
-    seconds since 1970, by the Hub's clock unless given. `seconds`: no call takes longer, whatever the Hub does.
+    `token`: None reads what is public. `public`: a public repo is accepted, and a new one is made public. `bucket`: the
+    files of a session's checkpoints go to the bucket `repo_id`, if it can be used; where they are, the branch says.
+    `clock` gives seconds since 1970, by the Hub's clock unless given. `seconds`: no call takes longer, whatever the Hub
+    does.
     Raises ConfigError for a repo or a run that cannot be.
     """
 
@@ -38,11 +40,12 @@ class HubStore:
         token: str | None,
         *,
         public: bool = False,
+        bucket: bool = False,
         clock: Callable[[], float] = hub_client.now,
         seconds: float = LONGEST,
     ) -> None:
         self._branch = Branch(repo_id, run, token, clock, seconds)
-        self._public = public
+        self._public, self._in_bucket = public, bucket
 
     @property
     def place(self) -> str:
@@ -62,7 +65,7 @@ class HubStore:
                 lease=branch.lease(seen.tree),
                 head=seen.tree.commit,
                 checkpoints=branch.stored(seen.tree),
-                bytes=sum(file.size for file in seen.tree.files.values()),
+                bytes=branch.size(seen.tree),
                 now=branch.clock(),
             )
 
@@ -85,9 +88,13 @@ class HubStore:
                     frozen = {**config, "lineage": lineage}
                     first.append(added(CONFIG, frozen))
                 try:
-                    return HubClaim(branch, seen, lease, frozen["lineage"], first)
+                    claim = HubClaim(branch, seen, lease, frozen["lineage"], first)
+                    break
                 except Moved:
                     continue
+            if self._in_bucket:
+                claim.use_bucket(private=not self._public)
+            return claim
 
     def fetch(self, stored: Stored, into: Path) -> Manifest:
         branch, name, aside = self._branch, folder_name(stored.step), into.with_name(f".{into.name}.incoming")
@@ -98,7 +105,15 @@ class HubStore:
             if problem := branch.problem(tree, manifest):
                 raise damaged(Path(name), *problem)
             try:
-                self._download(tree, f"checkpoints/{name}", aside, [*manifest.files, NAME])
+                if payload := branch.payload(tree, stored.step):
+                    self._download(tree, f"checkpoints/{name}", aside, [NAME])
+                    bucket = branch.bucket(payload.bucket)
+                    bucket.fetch(payload, list(manifest.files), aside)
+                    if manifest.problem(aside):
+                        bucket.fetch(payload, list(manifest.files), aside)
+                    fsync_tree(aside)
+                else:
+                    self._download(tree, f"checkpoints/{name}", aside, [*manifest.files, NAME])
                 if problem := manifest.problem(aside):
                     raise damaged(Path(name), *problem)
                 aside.rename(into)

@@ -9,7 +9,8 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 
-from kaggle_lib.checkpoints import hub_storage
+from kaggle_lib.checkpoints import hub_bucket, hub_storage
+from kaggle_lib.checkpoints.hub_bucket import Bucket
 from kaggle_lib.checkpoints.hub_client import KEPT, rest
 from kaggle_lib.checkpoints.hub_head import Moved, Seen
 from kaggle_lib.checkpoints.hub_layout import HEAD, LEASE, LEDGER, Branch, added
@@ -38,6 +39,26 @@ class HubClaim:
         mark = seen.mark.claimed(lease, now)
         operations = [*first, added(LEASE, self._lease.model_dump()), added(HEAD, mark.model_dump())]
         self._at = branch.head.land(seen, operations, mark, f"claim by session {lease.session}")
+        self._sure = True  # no commit of this claim can land any more that `_at` does not come after
+        self._bucket: Bucket | None = None  # where the checkpoints' files go, if not to the repo
+        self._buckets = {payload.bucket for payload in branch.payloads(self._at.tree)}  # that this run has files in
+        self._root, self._made_by = f"{branch.run}/{lineage}", f"{mark.serial:010d}-{mark.claim}"
+        self._sending = threading.Lock()  # held from what goes to a bucket to the commit that names it
+        self._doubtful, self._private = False, True
+        self.notice: str | None = None
+
+    def use_bucket(self, private: bool) -> str | None:
+        """The files of checkpoints go to the bucket of the repo's name from now on, if a real try of all that it has to
+        do succeeds; else to the repo, and `notice`, which is returned, says why."""
+        bucket, self._bucket, self._doubtful, self._private = self._branch.bucket(self._repo.id), None, False, private
+        try:
+            with self._branch.doing("given a bucket"):
+                bucket.probe(hub_bucket.new_prefix(self._root, self._made_by), private)
+            self._bucket = bucket
+            self._buckets.add(bucket.id)
+        except StoreError as error:
+            self.notice = f"This session's checkpoints go to the repo, not to a bucket. {error.what}"
+        return self.notice
 
     @property
     def lease(self) -> Lease:
@@ -57,16 +78,16 @@ class HubClaim:
             self._refresh()  # a session that was taken over sends nothing
             verify(checkpoint)
             state, there = self._state(manifest), set(self._repo.stored())
-            notice, moves = self._set_aside(manifest, state, there)
             send = state != "equal" or not self._large(name) <= there
+            fallen_back = self.use_bucket(self._private) if self._doubtful else None
+            notice, moves = self._set_aside(manifest, state, there)
+            notice = " ".join(filter(None, (notice, fallen_back))) or None
             for _ in range(3):
-                files: list[CommitOperationAdd] = []
-                if send:
-                    files = [added(f"checkpoints/{name}/{one}", checkpoint / one) for one in [*manifest.files, NAME]]
-                    self._repo.upload(files)
-                now = self._branch.clock()
-                interval = None if self._committed_at is None else now - self._committed_at
-                self._write(what, _joined(moves, _just(files), self._record(ledger, events)), interval)
+                with self._sending:
+                    files = self._sent(checkpoint, manifest) if send else []
+                    now = self._branch.clock()
+                    interval = None if self._committed_at is None else now - self._committed_at
+                    self._write(what, _joined(moves, _just(files), self._record(ledger, events)), interval)
                 if problem := self._branch.problem(self._at.tree, manifest):
                     raise self._not_kept(f"checkpoints/{name}/{problem[0]}")
                 until = hub_storage.condemned_until(self._repo, self._large(name), self._branch.clock())
@@ -109,7 +130,22 @@ class HubClaim:
                 with self._lock:  # so that no renewal takes back what the commit says
                     self._write("free", lambda tree: _removed(tree, *folders), condemned=list(unused), squash=squash)
                     hub_storage.delete(self._repo, unused, self._at.mark, self._branch.clock())
+            for id in sorted(self._buckets):
+                self._sweep(self._branch.bucket(id))
         return freed
+
+    def _sweep(self, bucket: Bucket) -> None:
+        """Delete what no commit names of this run's files there, and what sessions before left behind."""
+        with self._sending:
+            keys = bucket.keys(self._root)  # before the look at the head: what is named meanwhile is not in it
+            if not hub_bucket.garbage(keys, self._root, self._made_by, self._live()) or not self._sure:
+                return
+            self._refresh()
+            if gone := hub_bucket.garbage(keys, self._root, self._made_by, self._branch.live(self._at.tree)):
+                bucket.delete(gone)
+
+    def _live(self) -> set[str]:
+        return {payload.prefix for payload in self._branch.payloads(self._at.tree)}
 
     def release(self, reason: str, ledger: dict[str, Any], events: Path) -> None:
         with self._branch.doing("released"), self._lock:
@@ -140,8 +176,10 @@ class HubClaim:
                 operations = [*make(self._at.tree), added(HEAD, mark.model_dump())]
                 if not last:
                     operations.append(added(LEASE, lease.model_dump()))
+                self._sure = False
                 try:
                     self._at = self._branch.head.land(self._at, operations, mark, what)
+                    self._sure = True
                     break
                 except Moved as moved:
                     self._follow(moved.seen)
@@ -199,6 +237,24 @@ class HubClaim:
             return "damaged"
         return "equal" if stored.files == manifest.files else "different"
 
+    def _sent(self, checkpoint: Path, manifest: Manifest) -> list[CommitOperationAdd]:
+        """Bring the files of a checkpoint there; returns what has to be committed for them to count."""
+        folder = f"checkpoints/{folder_name(manifest.step)}"
+        if self._bucket is None:
+            files = [added(f"{folder}/{one}", checkpoint / one) for one in self._names(manifest)]
+            self._repo.upload(files)
+            return files
+        self._doubtful = True  # until it is there
+        prefix = hub_bucket.new_prefix(self._root, self._made_by)
+        payload = self._bucket.send(checkpoint, manifest.files, prefix)
+        self._doubtful = False
+        pointer = added(f"{folder}/{hub_bucket.NAME}", payload.model_dump())
+        return [added(f"{folder}/{NAME}", checkpoint / NAME), pointer]
+
+    def _names(self, manifest: Manifest) -> list[str]:
+        """What the branch holds of a checkpoint that this session sends."""
+        return [*manifest.files, NAME] if self._bucket is None else [NAME, hub_bucket.NAME]
+
     def _set_aside(self, manifest: Manifest, state: str, there: set[str]) -> tuple[str | None, Make]:
         """Give what is in the way another name, and say so; of what is large only what is `there` (sha256)."""
         if state not in ("damaged", "different"):
@@ -215,7 +271,7 @@ class HubClaim:
                 for name, file in old.items()
                 if file.sha256 is None or file.sha256 in there
             ]
-            return [*copies, *_removed(tree, folder, kept=[*manifest.files, NAME])]
+            return [*copies, *_removed(tree, folder, kept=self._names(manifest))]
 
         return f"The store's checkpoint of step {manifest.step} was {state}; it is kept as {kept}.", make
 

@@ -19,6 +19,8 @@ from email.utils import parsedate_to_datetime
 import httpx
 from huggingface_hub import set_client_factory
 from huggingface_hub.errors import (
+    BucketBatchError,
+    BucketNotFoundError,
     EntryNotFoundError,
     HfHubHTTPError,
     OfflineModeIsEnabled,
@@ -27,6 +29,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import _http
 from huggingface_hub.utils._xet import abort_xet_session
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 
 from kaggle_lib.errors import StoreError
 
@@ -85,7 +88,12 @@ def rest(seconds: float, failed: BaseException | None = None) -> None:
 
 @contextmanager
 def xet_abort() -> Iterator[None]:
-    """Cancel the Xet transfers of this process at the operation's end: hf_xet has calls without any timeout."""
+    """Cancel the Xet transfers of this process at the operation's end: hf_xet has calls without any timeout.
+
+    They show no progress bars, and none are shown from then on.
+    """
+    if not are_progress_bars_disabled():
+        disable_progress_bars()
     timer = threading.Timer(min(max(left(), 0.0), threading.TIMEOUT_MAX), abort_xet_session)
     timer.daemon = True
     timer.start()
@@ -178,7 +186,7 @@ def status(error: BaseException) -> int | None:
 
 def passing(error: BaseException) -> bool:
     """Whether the same call may succeed a little later, or has done so without our hearing of it."""
-    return isinstance(_cause(error), httpx.TransportError) or status(error) in PASSING
+    return isinstance(_cause(error), (httpx.TransportError, BucketBatchError)) or status(error) in PASSING
 
 
 def is_missing(error: BaseException) -> bool:
@@ -196,6 +204,9 @@ def explain(error: BaseException, place: str, doing: str, token: str | None) -> 
         problem = "the Hub did not answer in time"
     elif isinstance(error, OfflineModeIsEnabled):
         problem, todo = "huggingface_hub is offline (HF_HUB_OFFLINE)", "Unset HF_HUB_OFFLINE."
+    elif isinstance(error, BucketNotFoundError):
+        problem = f"the bucket of its files is gone, or the token may not see it ({number})"
+        todo = "Set HF_TOKEN to a token that may read it; if it is gone, remove the checkpoints that name it."
     elif number == 401 or isinstance(error, RepositoryNotFoundError):
         what = "the token is not valid, or may not see that repo" if token else "it is private, and there is no token"
         problem, todo = f"{what} ({number})", "Check the repo's name, and set HF_TOKEN to a token that may write to it."

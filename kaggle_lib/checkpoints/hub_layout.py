@@ -1,7 +1,8 @@
 """A run's branch on the Hub: which files lie where in it, and what they say.
 
 `run/<name>`: `config.json` · `lease.json` · `head.json` · `ledger.json` · `events/<session>.jsonl` ·
-`checkpoints/step-00000050/` · `evaluation/` · `report/`.
+`checkpoints/step-00000050/` · `evaluation/` · `report/`. Where a checkpoint's folder has a `payload.json`, its files
+but for the manifest are in a bucket.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd
 from pydantic import ValidationError
 
+from kaggle_lib.checkpoints import hub_bucket
+from kaggle_lib.checkpoints.hub_bucket import Bucket, Payload
 from kaggle_lib.checkpoints.hub_client import KEPT, Failures, explain, within
 from kaggle_lib.checkpoints.hub_head import Head
 from kaggle_lib.checkpoints.hub_repo import Damaged, Repo, Tree
@@ -46,7 +49,7 @@ class Branch:
         self.place = f"hf://{repo_id}@run/{run}"
         self.repo = Repo(repo_id, f"run/{run}", token)
         self.head = Head(self.repo)
-        self._manifests: dict[str, bytes] = {}  # by git's hash
+        self._small: dict[str, bytes] = {}  # content of manifests and pointers, by git's hash
 
     @contextmanager
     def doing(self, what: str, size: int = 0) -> Iterator[None]:
@@ -104,18 +107,61 @@ class Branch:
     def manifest(self, tree: Tree, step: int) -> Manifest:
         """Raises CheckpointError where it is missing or damaged."""
         folder = Path(folder_name(step))
-        file = tree.files.get(path := f"checkpoints/{folder.name}/{NAME}")
-        if file is None:
+        if (path := f"checkpoints/{folder.name}/{NAME}") not in tree.files:
             raise damaged(folder, NAME, "is missing, so the save was never finished")
-        if file.oid not in self._manifests:
-            try:
-                self._manifests[file.oid] = self.repo.read(tree, path)
-            except Damaged as error:
-                raise damaged(folder, NAME, error.reason) from None
-        return parse(self._manifests[file.oid], folder)
+        try:
+            return parse(self._read(tree, path), folder)
+        except Damaged as error:
+            raise damaged(folder, NAME, error.reason) from None
+
+    def payload(self, tree: Tree, step: int) -> Payload | None:
+        """Where the files of a checkpoint are; None: beside its manifest. Raises Damaged."""
+        path = f"checkpoints/{folder_name(step)}/{hub_bucket.NAME}"
+        return self._payload(tree, path) if path in tree.files else None
+
+    def payloads(self, tree: Tree) -> list[Payload]:
+        """Those of all checkpoints, and of what was set aside. Raises Damaged."""
+        return [self._payload(tree, path) for path in tree.files if path.endswith(f"/{hub_bucket.NAME}")]
+
+    def size(self, tree: Tree) -> int:
+        """The sizes of all files, those in buckets, too. Raises Damaged."""
+        return sum(file.size for file in tree.files.values()) + sum(payload.bytes for payload in self.payloads(tree))
+
+    def bucket(self, id: str) -> Bucket:
+        return Bucket(id, self.repo.token)
+
+    def live(self, tree: Tree) -> set[str]:
+        """What the keys of this run's files begin with in its buckets, as `tree`, its own head, and every other branch,
+        tag and pull request name them: a tag may keep a checkpoint that the branch has let go of. Raises Damaged."""
+        own = tree.files.get(CONFIG)
+        others = [
+            other
+            for ref, other in self.repo.heads().items()
+            # Another run's keys begin with another lineage, which its configuration holds.
+            if ref != self.repo.ref and other.files.get(CONFIG, own) == own
+        ]
+        return {payload.prefix for one in [tree, *others] for payload in self.payloads(one)}
+
+    def _payload(self, tree: Tree, path: str) -> Payload:
+        try:
+            return Payload.model_validate_json(self._read(tree, path))
+        except ValidationError:
+            raise Damaged(path, "is damaged") from None
+
+    def _read(self, tree: Tree, path: str) -> bytes:
+        if (oid := tree.files[path].oid) not in self._small:
+            self._small[oid] = self.repo.read(tree, path)
+        return self._small[oid]
 
     def problem(self, tree: Tree, manifest: Manifest) -> tuple[str, str] | None:
-        """(file, reason) of the first file that is not what the manifest says; the hash only of those in LFS or Xet."""
+        """(file, reason) of the first file that is not what the manifest says. In the repo by hash only where it is in
+        LFS or Xet; in a bucket by another hash, the one that it had when it was sent."""
+        try:
+            payload = self.payload(tree, manifest.step)
+        except Damaged as error:
+            return hub_bucket.NAME, error.reason
+        if payload:
+            return self.bucket(payload.bucket).problem(payload, manifest.files)
         files = tree.under(f"checkpoints/{folder_name(manifest.step)}")
         for name, entry in manifest.files.items():
             reason = files[name].problem(entry.size, entry.sha256) if name in files else "is missing"

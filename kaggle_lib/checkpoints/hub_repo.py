@@ -13,7 +13,6 @@ from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOpera
 from huggingface_hub.hf_api import LFSFileInfo
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 
 from kaggle_lib.checkpoints.hub_client import Failures, connect, is_missing, passing, rest, status, xet_abort
 from kaggle_lib.errors import StoreError
@@ -100,7 +99,7 @@ class Repo:
                 self._trees[revision] = tree
             return tree
 
-        return _again(ask)
+        return again(ask)
 
     def create(self, private: bool) -> None:
         """The repo, where there is none, and its branch."""
@@ -110,7 +109,7 @@ class Repo:
             # There already, or the token is for this one repo only.
             if status(error) != 409 and not (status(error) == 403 and self.look("main")):
                 raise
-        _again(lambda: self._api.create_branch(self.id, branch=self.branch, exist_ok=True))
+        again(lambda: self._api.create_branch(self.id, branch=self.branch, exist_ok=True))
 
     def read(self, tree: Tree, path: str) -> bytes:
         """A small file. Raises Damaged where it is not what the tree says."""
@@ -134,7 +133,7 @@ class Repo:
             return digest.hexdigest() == (file.sha256 or file.oid)
 
         try:
-            if not (_again(get) or _again(get)):
+            if not (again(get) or again(get)):
                 raise Damaged(path, "has another hash than the Hub says")
         except Failures as error:
             if status(error) in (404, 410):
@@ -143,8 +142,6 @@ class Repo:
 
     def upload(self, additions: Sequence[CommitOperationAdd]) -> None:
         """What is large goes there, in no commit yet. Raises StoreError for a file that the Hub would leave out."""
-        if not are_progress_bars_disabled():
-            disable_progress_bars()
         with xet_abort():
             self._api.preupload_lfs_files(self.id, additions, revision=self.branch, free_memory=False)
         if ignored := [one.path_in_repo for one in additions if one._should_ignore]:
@@ -169,7 +166,7 @@ class Repo:
 
     def _refs(self) -> dict[str, str]:
         """The head of every branch, tag and pull request, by its full name."""
-        refs = _again(lambda: self._api.list_repo_refs(self.id, include_pull_requests=True))
+        refs = again(lambda: self._api.list_repo_refs(self.id, include_pull_requests=True))
         return {
             one.ref: one.target_commit
             for one in [*refs.branches, *refs.tags, *refs.converts, *(refs.pull_requests or [])]
@@ -195,14 +192,15 @@ class Repo:
 
     def stored(self) -> dict[str, LFSFileInfo]:
         """What the repo stores in LFS or Xet, by sha256; a file's `ref` is the branch that brought it, if known."""
-        return {one.file_oid: one for one in _again(lambda: list(self._api.list_lfs_files(self.id)))}
+        return {one.file_oid: one for one in again(lambda: list(self._api.list_lfs_files(self.id)))}
 
     def delete(self, stored: Iterable[LFSFileInfo]) -> None:
         """Give their storage back for ever. The default would rewrite history, and so move every head."""
         self._api.permanently_delete_lfs_files(self.id, stored, rewrite_history=False)
 
 
-def _again(ask: Callable[[], Result]) -> Result:
+def again(ask: Callable[[], Result]) -> Result:
+    """What `ask` returns; asked up to four times more where the Hub fails for a moment."""
     for pause in PAUSES:
         try:
             return ask()

@@ -47,7 +47,7 @@ def delete(repo: Repo, found: dict[str, LFSFileInfo], mark: Mark, now: float) ->
 
 def condemned_until(repo: Repo, large: set[str], now: float) -> float | None:
     """When what other runs are about to delete of `large` will be gone (seconds since 1970); None: nothing is."""
-    stored = repo.stored()
+    stored = repo.stored() if large else {}
     foreign = {sha for sha in large if sha not in stored or stored[sha].ref not in (repo.ref, repo.branch)}
     ends = [0.0]
     if foreign:

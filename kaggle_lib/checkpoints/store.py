@@ -108,6 +108,11 @@ class Claim(Protocol):
     @property
     def head(self) -> str: ...
 
+    @property
+    def notice(self) -> str | None:
+        """What the user has to know of how this session stores; None: it does as it was asked to."""
+        ...
+
     def due(self) -> bool:
         """A third of the lease's time is left, or less: commit or renew now."""
         ...

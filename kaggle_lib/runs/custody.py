@@ -59,6 +59,8 @@ class Custody:
 
     def begin(self, stored: Manifest | None) -> None:
         """Keep the lease, and bring every checkpoint to the store, from now on. `stored`: one that it has."""
+        if self.claim.notice:
+            self.warn(self.claim.notice)
         self.uploads.stored = stored
         self.uploads.start()
 
@@ -118,7 +120,8 @@ class Custody:
         if self.stored_step is None and local is None:
             return "No checkpoint had been made yet."
         if self.uploads.waiting() is None and self.stored_step == local:
-            return f"The checkpoint of step {local} is on the store."
+            notice = f" {self.claim.notice}" if self.claim.notice else ""
+            return f"The checkpoint of step {local} is on the store.{notice}"
         there = "the store has none" if self.stored_step is None else f"the store has step {self.stored_step}"
         problem = self.uploads.problem
         why = f" ({problem.what.rstrip('.')})" if problem else ""

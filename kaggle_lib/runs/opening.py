@@ -41,6 +41,10 @@ class Opened:
     base_commit: str | None = None
     fork: dict[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        if self.config.payload == "bucket":  # which the first look at the store did not know yet
+            self.store = store_for(self.config)
+
     def fingerprint(self) -> str:
         """Of the configuration and of the code that trains now, which an `allow_code_change` may have made another."""
         return fingerprint(self.config, code_hash(), self.hooks.sha256 if self.hooks else "")
@@ -61,7 +65,13 @@ def store_for(config: RunConfig) -> Store:
     from kaggle_lib.checkpoints.hub import HubStore  # it loads huggingface_hub, which a folder does without
 
     token = hub_token()
-    return HubStore(config.hub_store, config.run, token.value if token else None, public=config.public_store)
+    return HubStore(
+        config.hub_store,
+        config.run,
+        token.value if token else None,
+        public=config.public_store,
+        bucket=config.payload == "bucket",
+    )
 
 
 def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:

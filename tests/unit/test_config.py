@@ -309,6 +309,7 @@ OTHER: dict[str, Any] = {
     "run": "another",
     "store": "elsewhere",
     "public_store": True,
+    "payload": None,  # with a store on the Hub only
     "work_dir": "scratch",
     "strategy": None,  # one choice only
     "base_model": "other/model",
@@ -369,6 +370,7 @@ FREE = {
     *(
         "store",
         "public_store",
+        "payload",
         "work_dir",
         "recomputation",
         "processes",
@@ -409,6 +411,16 @@ def test_a_resumed_session_takes_what_is_free_and_refuses_the_rest(name: str) ->
         "Leave it out to go on, or start another run (run=NAME)"
     )
     assert caught.value.exit_code == 2
+
+
+def test_checkpoints_may_go_to_a_bucket_from_any_session_on_where_the_store_is_the_hub() -> None:
+    here, bucket = create(store="hf://user/runs"), {"store": "hf://user/runs", "payload": "bucket"}
+    merged = merge(here, {"payload": "bucket"})
+    assert merged.payload == "bucket"
+    assert fingerprint(merged, "code") == fingerprint(here, "code")
+    assert merge(create(**bucket), {"payload": "repo"}) == here
+    with pytest.raises(ConfigError, match=r"^payload: bucket needs store=hf://user/repo$"):
+        merge(create(**bucket), {"store": "store"})
 
 
 def test_giving_the_frozen_values_again_changes_nothing() -> None:

@@ -29,7 +29,7 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(params=["folder", "hub-lfs", "hub-xet"])
+@pytest.fixture(params=["folder", "hub-lfs", "hub-xet", "bucket"])
 def make_store(request, tmp_path, clock, monkeypatch):
     """`make_store(run)` opens the run anew, as another session would."""
     if request.param == "folder":
@@ -37,7 +37,8 @@ def make_store(request, tmp_path, clock, monkeypatch):
         return
     with LoopbackHub(tmp_path / "hub", xet=request.param == "hub-xet") as hub:
         hub.lead_client(monkeypatch)
-        yield lambda run="r": HubStore("loopback/runs", run, hub.token, clock=clock)
+        bucket = request.param == "bucket"
+        yield lambda run="r": HubStore("loopback/runs", run, hub.token, bucket=bucket, clock=clock)
         assert not [record for record in hub.requests if record.status >= 500]
 
 
