@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def statistics(answers: Sequence[Mapping[str, Any]], side: str) -> dict[str, Arr
 def of_all(texts: Sequence[str]) -> dict[str, float]:
     """What only all answers together have, in percent: distinct-1 and 2 (Li et al. 2016), the most frequent's share."""
     said = [words(text) for text in texts]
-    pairs = [pair for one in said for pair in zip(one, one[1:], strict=False)]
+    pairs = [pair for one in said for pair in pairwise(one)]
     single = [word for one in said for word in one]
     most = Counter(" ".join(one) for one in said).most_common(1)[0][1] if said else 0
     return {

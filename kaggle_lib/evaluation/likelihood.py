@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -42,6 +42,7 @@ def score_rows(
     eot_id: int,
     max_tokens: int,
     beat: Callable[[], None] | None = None,
+    padding: Literal["right", "left"] = "right",
 ) -> list[RowScore]:
     """The score of each row, in the order of `rows`.
 
@@ -54,7 +55,7 @@ def score_rows(
     with _evaluating(model):
         for positions in batches([len(row["input_ids"]) for row in rows], max_tokens):
             batch = [rows[position] for position in positions]
-            scores |= zip(positions, _score_batch(model, batch, pad_id, eot_id), strict=True)
+            scores |= zip(positions, _score_batch(model, batch, pad_id, eot_id, padding), strict=True)
             if beat:
                 beat()
     return [scores[position] for position in range(len(rows))]
@@ -80,6 +81,12 @@ def summarise(scores: Sequence[RowScore]) -> dict[str, Any]:
         "rows": len(scores),
         "eot_nll": math.fsum(score.eot_nll for score in scores) / len(scores),
     }
+
+
+def per_character(scores: Sequence[RowScore], characters: int) -> dict[str, Any]:
+    """`bits_per_character` = Σ nll ÷ ln 2 ÷ characters, and `characters`: Unicode's, of the scored answers in NFC."""
+    nll = math.fsum(score.nll for score in scores)
+    return {"bits_per_character": nll / math.log(2) / characters, "characters": characters}
 
 
 def _exp(value: float) -> float:
@@ -115,7 +122,9 @@ def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _score_batch(model: Any, rows: Sequence[Mapping[str, Any]], pad_id: int, eot_id: int) -> list[RowScore]:
+def _score_batch(
+    model: Any, rows: Sequence[Mapping[str, Any]], pad_id: int, eot_id: int, padding: str
+) -> list[RowScore]:
     device = next(model.parameters()).device
     longest = max(len(row["input_ids"]) for row in rows)
     ids = torch.full((len(rows), longest), pad_id)
@@ -123,14 +132,19 @@ def _score_batch(model: Any, rows: Sequence[Mapping[str, Any]], pad_id: int, eot
     targets = torch.full((len(rows), longest), IGNORED)
     for place, row in enumerate(rows):
         length = len(row["input_ids"])
-        ids[place, :length] = torch.tensor(row["input_ids"])
-        mask[place, :length] = 1
+        start = longest - length if padding == "left" else 0
+        ids[place, start : start + length] = torch.tensor(row["input_ids"])
+        mask[place, start : start + length] = 1
         # The logits at a position predict the next token, so the labels move one to the left.
-        targets[place, : length - 1] = torch.tensor(row["labels"][1:])
+        targets[place, start : start + length - 1] = torch.tensor(row["labels"][1:])
     scored = (targets != IGNORED).nonzero()
     keep = longest - int(scored[:, 1].min()) if len(scored) else 1
     logits = model(
-        input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, logits_to_keep=keep
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),  # from 0 at each row's first token
+        use_cache=False,
+        logits_to_keep=keep,
     ).logits  # (rows, keep, vocabulary)
     nll = torch.zeros((len(rows), longest), dtype=torch.float64)
     for chunk in torch.split(scored, CHUNK):

@@ -1,12 +1,11 @@
 """How much of a reference's wording an answer has: BLEU, chrF++ and ROUGE, right for Bengali, without a network.
 
-Every score is 0 to 100. Both texts are brought to NFC first (the same sentence composed and decomposed scores BLEU 8)
-and lose their joiners, which are seen in few fonts and typed by few people.
+Every score is 0 to 100. Both texts are brought to the corpus's own form first, NFC with look-alikes made one (the same
+sentence composed and decomposed scores BLEU 8), and lose their joiners, which few fonts show and few people type.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ import regex
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
+from kaggle_lib.data import text
 from kaggle_lib.evaluation.intervals import Array, Score, mean
 
 JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))
@@ -28,21 +28,21 @@ ROUGES = ("rouge1", "rouge2", "rougeL")
 NAMES = ("chrf++", "bleu", *ROUGES)
 
 
-def normal(text: str) -> str:
-    """`text` as it is compared: NFC, without joiners."""
-    return unicodedata.normalize("NFC", text.translate(JOINERS))
+def normal(said: str) -> str:
+    """The text as it is compared: `data.text.normal`, without joiners."""
+    return text.normal(said).translate(JOINERS)
 
 
-def words(text: str) -> list[str]:
-    """The words of `text`: runs of letters, marks and digits, whole in every script; Latin ones in lower case."""
-    return [word.lower() for word in WORD.findall(normal(text))]
+def words(said: str) -> list[str]:
+    """The words of a text: runs of letters, marks and digits, whole in every script; Latin ones in lower case."""
+    return [word.lower() for word in WORD.findall(normal(said))]
 
 
 class _Words:
     """rouge-score's interface of a tokenizer."""
 
-    def tokenize(self, text: str) -> list[str]:
-        return words(text)
+    def tokenize(self, said: str) -> list[str]:
+        return words(said)
 
 
 _ROUGE = RougeScorer(list(ROUGES), tokenizer=_Words())
@@ -52,7 +52,7 @@ def statistics(predictions: Sequence[str], references: Sequence[str]) -> dict[st
     """By score's name, what a row adds to its sums: (rows, statistics). Raises ValueError for unequal lengths."""
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions and {len(references)} references")
-    said, wanted = [normal(text) for text in predictions], [normal(text) for text in references]
+    said, wanted = list(map(normal, predictions)), list(map(normal, references))
     by_row = [_ROUGE.score(reference, answer) for answer, reference in zip(said, wanted, strict=True)]
     return {
         # One list with a reference for each answer: the other way round only the first answer would be scored.
@@ -73,7 +73,7 @@ SCORES: dict[str, Score] = {"chrf++": _corpus(_CHRF), "bleu": _corpus(_BLEU), **
 def signatures() -> dict[str, str]:
     """What a score was computed by; sacrebleu's own form where it is sacrebleu's."""
     ours = r"rouge-score, F, words [\p{L}\p{M}\p{N}]+ in lower case, no stemmer"
-    form = "NFC without joiners"
+    form = "NFC, look-alikes one, no joiners"
     made = {"chrf++": _CHRF.get_signature(), "bleu": _BLEU.get_signature()}
     return {name: f"{made[name].format() if name in made else ours}; {form}" for name in NAMES}
 
@@ -92,11 +92,11 @@ class _Overlap(evaluate.Metric):
         super().__init__(**{"keep_in_memory": True, **options})
 
     def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
+        one = datasets.Value("string")
         return evaluate.MetricInfo(
             description="One reference a prediction; scores are 0 to 100.",
             citation="",
-            features=datasets.Features({"predictions": text, "references": text}),
+            features=datasets.Features({"predictions": one, "references": one}),
         )
 
     def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class _Overlap(evaluate.Metric):
         return {
             **{name: score(name, rows[name]) for name in self.names},
             "signature": told[self.names[0]],
-            "empty": sum(not text.strip() for text in predictions),
+            "empty": sum(not said.strip() for said in predictions),
         }
 
 

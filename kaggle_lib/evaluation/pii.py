@@ -24,8 +24,9 @@ def scrub(text: str) -> tuple[str, int]:
     def phone(found: regex.Match[str]) -> str:
         nonlocal numbers
         if not _PHONE.match(found[0]):
-            return found[0]
+            return str(found[0])
         numbers += 1
         return PHONE
 
-    return _DIGITS.sub(phone, text), addresses + numbers
+    text = _DIGITS.sub(phone, text)
+    return text, addresses + numbers

@@ -1,51 +1,58 @@
-"""The evaluation's worker: base and tuned model on the same held-out answers, from `run.json` to `result.json`.
+"""The evaluation's worker: base and tuned model on the same held-out rows, from `run.json` to `result.json`.
 
-A process of its own, so that GPU memory is given back and a crash takes nothing with it. Knows nothing of stores.
+A process of its own for each GPU, so that GPU memory is given back and a crash takes nothing with it; they share the
+rows, and the first one puts the result together. Knows nothing of stores.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from kaggle_lib import hooks
+from kaggle_lib import __version__, hooks
 from kaggle_lib.config import RunConfig
+from kaggle_lib.data.read import Message, Row
 from kaggle_lib.errors import UserError
-from kaggle_lib.files import sha256_of, write_json
+from kaggle_lib.files import sha256_of
 from kaggle_lib.runs.events import EventLog
 from kaggle_lib.runs.folder import RunFolder
 from kaggle_lib.training import startup
 
-RESULT = "result.json"
-SAMPLES = 5
-NOTE = (
-    "Held-out answers of the test split, the same rows for both models; base is the model without the adapter. "
-    "nll: nats, summed over the answers' tokens. <|eot_id|> is in neither nll, tokens nor bytes; eot_nll is its mean. "
-    "bits_per_byte = nll / ln 2 / bytes (UTF-8, NFC); perplexity (per token) = exp(nll / tokens)."
-)
+BELEBELE = "belebele-ben_Beng.jsonl"  # in the cache, where the supervisor puts it
+SETS = ("safety", "native")
+
+
+class Stopped(Exception):
+    """The supervisor asked for an end; what is done stays done."""
 
 
 def main(run_folder: Path | str) -> dict[str, Any]:
-    """Evaluate; returns what `outcome` says: `outcome` (finished) and `reason`.
+    """Evaluate; returns what `outcome` says: `outcome` (finished, paused) and `reason`.
 
     Raises UserError where there is no adapter, no test row, or a model whose numbers are not finite.
     """
     folder = RunFolder(Path(run_folder))
+    rank = int(os.environ.get("RANK", "0"))
     folder.beat("load")
     try:
-        _evaluate(folder)
+        complete = _evaluate(folder, rank, int(os.environ.get("WORLD_SIZE", "1")))
     except Exception as error:
-        folder.write_outcome(startup.failure(error))
+        # A rank that dies of its peer's death is not the cause, so the first word stays.
+        if isinstance(error, UserError) or folder.read_outcome() is None:
+            folder.write_outcome(startup.failure(error))
         raise
-    outcome = {"outcome": "finished", "reason": ""}
-    folder.write_outcome(outcome)
+    outcome = {"outcome": "finished", "reason": ""} if complete else {"outcome": "paused", "reason": "asked to stop"}
+    if rank == 0:
+        folder.write_outcome(outcome)
     return outcome
 
 
-def _evaluate(folder: RunFolder) -> None:
+def _evaluate(folder: RunFolder, rank: int, processes: int) -> bool:
+    """Whether all is measured and the result is written; else the supervisor asked for an end."""
     run = folder.read_run()
     config = hooks.settled(RunConfig.from_json(run["config"]), folder.hooks)
     weights = folder.adapter / "adapter_model.safetensors"
@@ -53,13 +60,16 @@ def _evaluate(folder: RunFolder) -> None:
         raise UserError(
             f"Run {config.run!r} has no adapter in {folder.adapter}.", todo="Train it first; `train` puts it there."
         )
+    if processes > 1:  # before torch is imported: each process sees its own GPU as the first
+        visible, own = os.environ.get("CUDA_VISIBLE_DEVICES"), int(os.environ.get("LOCAL_RANK", "0"))
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[own] if visible else str(own)
 
     from kaggle_lib import strategies
     from kaggle_lib.data import curate, read
 
     strategies.get(config)  # before `versions`, which imports torch, and the user's hooks, which import what they like
-    chosen = choose(curate.curate(read.read(config), config).test, config.seed)
-    if not chosen:
+    curated = curate.curate(read.read(config), config)
+    if not curated.test:
         raise UserError(
             f"Run {config.run!r} has no test rows, so there is nothing to evaluate on.",
             kept="The adapter is as it was.",
@@ -67,103 +77,105 @@ def _evaluate(folder: RunFolder) -> None:
         )
 
     from kaggle_lib.data import tokenise
+    from kaggle_lib.evaluation import generation, retention, similarity
+    from kaggle_lib.evaluation.measuring import Measuring
+    from kaggle_lib.evaluation.parts import Parts, key_of
 
-    log = EventLog(folder.events, run["session"], run["attempt"])
-    log.write("phase", phase="load", versions=startup.versions())
+    if config.similarity_model:
+        similarity.check(config.similarity_model)
+    asked_back, why_not = _retention_rows(folder, config, retention)
+    log = EventLog(folder.events, run["session"], run["attempt"]) if rank == 0 else None
+    if log:
+        log.write("phase", phase="load", versions=startup.versions())
     model, tokenizer = strategies.tuned(config, folder.adapter, folder.cache)
-    rows = tokenise.tokenised(config, tokenizer, folder.cache).test
-    log.write("phase", phase="evaluate")
+    splits = tokenise.tokenised(config, tokenizer, folder.cache)
+    adapter = sha256_of(weights)
+    decides = [__version__, adapter, run.get("base_commit"), run["fingerprint"], splits.fingerprint]
+    parts = Parts(folder.evaluation, key_of([*decides, generation.describe(config, tokenizer)]), rank)
+    chosen = choose(curated.test, config.seed, config.answer_rows)
+    asked = _asked(chosen, tokenizer, config)
+
+    def beat() -> None:
+        folder.beat("evaluate")
+        if folder.stop_request.exists():
+            raise Stopped
+
+    if log:
+        log.write("phase", phase="evaluate")
     folder.beat("evaluate")
-    beat = _beat(folder)
+    measuring = Measuring(model, tokenizer, config, parts, rank, processes, beat)
     sides: dict[str, Callable[[], AbstractContextManager[Any]]] = {"base": model.disable_adapter, "tuned": nullcontext}
-    measured = {}
-    for side, applied in sides.items():
-        with applied():
-            measured[side] = _measure(model, tokenizer, config, rows, chosen, beat)
-    _write_result(folder, run, config, measured, chosen, tokenizer, sha256_of(weights))
+    complete = True
+    try:
+        for side, applied in sides.items():
+            with applied():
+                measuring.likelihood(side, splits.test)
+                measuring.answers(side, asked)
+                measuring.retention(side, asked_back)
+    except Stopped:
+        complete = False
+    if not _all(complete, processes):
+        return False
+    if rank == 0:
+        from kaggle_lib.evaluation import assemble
+
+        parts.read()
+        about = {"run": config.run, "step": run["checkpoint"], "adapter_sha256": adapter}
+        told = asked_back or why_not
+        assemble.assemble(folder.evaluation, config, about, curated, chosen, told, parts, tokenizer, folder.beat)
+        parts.clear_others()
+    _all(True, processes)  # nobody leaves before the result is there: torchrun would end the rest
+    return True
 
 
-def choose(test: Sequence[Any], seed: int) -> list[Any]:
-    """`SAMPLES` rows of the test split, drawn by the seed, in the file's order; all where there are fewer."""
+def choose(test: Sequence[Row], seed: int, count: int) -> list[Row]:
+    """`count` rows of the test split, drawn by the seed, in the file's order; all where there are fewer. More rows
+    hold those of fewer."""
     from kaggle_lib.data.steps import mix
 
-    return sorted(sorted(test, key=lambda row: mix(seed, "samples", row.id))[:SAMPLES], key=lambda row: row.id)
+    return sorted(sorted(test, key=lambda row: mix(seed, "samples", row.id))[:count], key=lambda row: row.id)
 
 
-def _beat(folder: RunFolder) -> Callable[[], None]:
-    return lambda: folder.beat("evaluate")
-
-
-def _measure(
-    model: Any, tokenizer: Any, config: RunConfig, rows: Any, chosen: Sequence[Any], beat: Callable[[], None]
-) -> tuple[dict[str, Any], list[Any]]:
-    """The numbers over `rows` and the answers to `chosen` of the model as it is now."""
+def _asked(chosen: Sequence[Row], tokenizer: Any, config: RunConfig) -> list[Any]:
+    """What both models answer: the chosen rows, and the package's prompts."""
     from kaggle_lib.data import chat
-    from kaggle_lib.data.steps import cut_of
-    from kaggle_lib.evaluation import generation, likelihood
+    from kaggle_lib.evaluation import generation, safety
+    from kaggle_lib.evaluation.measuring import Asked
 
-    scores = likelihood.score_rows(
-        model,
-        rows,
-        pad_id=chat.pad_id(tokenizer),
-        eot_id=chat.eot_id(tokenizer),
-        max_tokens=cut_of(config).token_budget,
-        beat=beat,
-    )
-    summary = likelihood.summarise(scores)
-    if not all(math.isfinite(value) for value in summary.values()):
-        raise UserError(
-            "The model's likelihood of the test rows is not a finite number, so its weights are ruined.",
-            todo="Evaluate an earlier checkpoint, or train again with a lower learning_rate.",
-        )
-    answers = []
-    for row in chosen:
-        room = generation.new_token_budget(row.answer, config)
-        prompt = chat.prompt_ids(row.messages[:-1], tokenizer, config, room=room)
-        answers.append(generation.answer(model, tokenizer, prompt, room, beat))
-    return summary, answers
+    def ask(one: int | str, messages: Sequence[Message], room: int) -> Asked:
+        return Asked(one, chat.prompt_ids(messages, tokenizer, config, room=room), room)
+
+    asked = [ask(row.id, row.messages[:-1], generation.new_token_budget(row.answer, config)) for row in chosen]
+    # A prompt has no reference to take a length from: room for a paragraph.
+    room = generation.new_token_budget("- " * 40, config)
+    names = SETS if config.answer_prompts else ()
+    return asked + [
+        ask(one["id"], [Message("user", one["text"])], room) for name in names for one in safety.prompts(name)
+    ]
 
 
-def _write_result(
-    folder: RunFolder,
-    run: dict[str, Any],
-    config: RunConfig,
-    measured: dict[str, tuple[dict[str, Any], list[Any]]],
-    chosen: Sequence[Any],
-    tokenizer: Any,
-    adapter_sha256: str,
-) -> None:
-    from kaggle_lib.evaluation import generation
+def _retention_rows(folder: RunFolder, config: RunConfig, retention: Any) -> tuple[list[Mapping[str, str]], str]:
+    """The rows, or why there are none. Raises DataError for a file that cannot be used."""
+    if config.retention == "off":
+        return [], "Not measured: retention=off"
+    path = folder.cache / BELEBELE if config.retention == "belebele" else Path(config.retention)
+    if config.retention == "belebele" and not path.exists():
+        return [], "Not measured: Belebele could not be fetched from the Hub; evaluate again with the Internet on"
+    return retention.load(path), ""
 
-    (base, base_answers), (tuned, tuned_answers) = measured["base"], measured["tuned"]
-    both = {"base": base_answers, "tuned": tuned_answers}
-    folder.evaluation.mkdir(exist_ok=True)
-    write_json(
-        folder.evaluation / RESULT,
-        {
-            "run": config.run,
-            "step": run["checkpoint"],
-            "base": base,
-            "tuned": tuned,
-            "decoding": {
-                **generation.describe(config, tokenizer),
-                "ended_by_budget": {side: sum(not one.ended for one in answers) for side, answers in both.items()},
-                "letters_trimmed": {side: sum(one.letter_cut for one in answers) for side, answers in both.items()},
-            },
-            "samples": [
-                {
-                    "id": row.id,
-                    "question": row.question,
-                    "reference": row.answer,
-                    "base": without.text,
-                    "tuned": with_adapter.text,
-                }
-                for row, without, with_adapter in zip(chosen, base_answers, tuned_answers, strict=True)
-            ],
-            "adapter_sha256": adapter_sha256,
-            "note": NOTE,
-        },
-    )
+
+def _all(complete: bool, processes: int) -> bool:
+    """Whether it is so in every process; each waits for the others."""
+    if processes == 1:
+        return complete
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=timedelta(hours=12))
+    told = torch.tensor([int(complete)])
+    dist.all_reduce(told, dist.ReduceOp.MIN)
+    return bool(told.item())
 
 
 if __name__ == "__main__":

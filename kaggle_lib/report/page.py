@@ -18,7 +18,7 @@ from kaggle_lib.checkpoints.store import StoreState
 from kaggle_lib.config import POLICY, RECORDED, RunConfig
 from kaggle_lib.errors import UserError
 from kaggle_lib.files import read_json, sha256_of, write_text
-from kaggle_lib.report import plots
+from kaggle_lib.report import evaluation, plots
 from kaggle_lib.report.status import storage, storage_as_text
 from kaggle_lib.runs import events
 from kaggle_lib.runs.events import Event
@@ -53,29 +53,27 @@ def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record], state:
     steps, validation = events.curve(happened), events.curve(happened, "evaluation")
     result = _read_result(folder)
     borders = [(number, record["from_step"]) for number, record in _training(ledger)[1:]]
-    html = (
-        _environment()
-        .get_template("page.html")
-        .render(
-            config=config,
-            step=steps[-1]["step"] if steps else 0,
-            total_steps=steps[-1]["total_steps"] if steps else None,
-            tokens=sum(event["tokens"] for event in steps),
-            best=min(validation, key=lambda event: (event["bits_per_byte"], event["step"]), default=None),
-            figures={size: Markup(plots.curve(steps, validation, borders, size)) for size in plots.SIZES if steps},
-            result=result,
-            outdated=result is not None and _is_outdated(folder, result),
-            measures=MEASURES,
-            sessions=[_session(number, record) for number, record in enumerate(ledger, start=1)],
-            parts=PARTS,
-            goodput=goodput(ledger),
-            stored=_stored(state) if state else "",
-            wall=sum(record["seconds"]["wall"] for record in ledger),
-            claim=claim(ledger),
-            changes=changes(ledger),
-            repeated=repeated(happened),
-            settings=_settings(config),
-        )
+    environment = _environment()
+    html = environment.get_template("page.html").render(
+        config=config,
+        step=steps[-1]["step"] if steps else 0,
+        total_steps=steps[-1]["total_steps"] if steps else None,
+        tokens=sum(event["tokens"] for event in steps),
+        best=min(validation, key=lambda event: (event["bits_per_byte"], event["step"]), default=None),
+        figures={size: Markup(plots.curve(steps, validation, borders, size)) for size in plots.SIZES if steps},
+        result=result,
+        evaluation=evaluation.section(environment, folder.evaluation, result),
+        outdated=result is not None and _is_outdated(folder, result),
+        measures=MEASURES,
+        sessions=[_session(number, record) for number, record in enumerate(ledger, start=1)],
+        parts=PARTS,
+        goodput=goodput(ledger),
+        stored=_stored(state) if state else "",
+        wall=sum(record["seconds"]["wall"] for record in ledger),
+        claim=claim(ledger),
+        changes=changes(ledger),
+        repeated=repeated(happened),
+        settings=_settings(config),
     )
     path = folder.report / PAGE
     try:

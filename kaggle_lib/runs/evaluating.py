@@ -7,23 +7,27 @@ from collections.abc import Callable, Mapping
 
 from kaggle_lib.checkpoints.manifest import Manifest
 from kaggle_lib.errors import UserError, WorkerError
-from kaggle_lib.runs import base_model, events, resume
+from kaggle_lib.runs import base_model, evaluation_data, events, resume
 from kaggle_lib.runs.custody import Custody
-from kaggle_lib.runs.launch import Workers, hang_seconds
+from kaggle_lib.runs.launch import Workers, hang_seconds, visible_gpus
 from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_run
-from kaggle_lib.runs.outcome import Outcome
+from kaggle_lib.runs.outcome import Outcome, Word
 from kaggle_lib.runs.prepare import settle_hooks, write_run
 from kaggle_lib.runs.rescue import keep
-from kaggle_lib.runs.supervise import POLL_SECONDS, WEIGHTS, restore_finished, to_stderr
+from kaggle_lib.runs.stopping import Stopping
+from kaggle_lib.runs.supervise import BEFORE_THE_FIRST_STEP, POLL_SECONDS, WEIGHTS, restore_finished, to_stderr
+from kaggle_lib.session.clock import Clock
 
 Say = Callable[[str], None]
 WORKER = "kaggle_lib.evaluation.worker"
+LAST_SECONDS = 20.0  # a batch that ends, and the upload of what was measured
 
 
 def evaluate(values: Mapping[str, object], say: Say = to_stderr) -> Outcome:
     """Score base and tuned on the test split into `evaluation/`, here and on the store.
 
-    An unfinished run is no error: the outcome says `not finished`. Raises ConfigError for a run that nobody knows,
+    An unfinished run is no error: the outcome says `not finished`. Asked to end, or at its deadline, the evaluation is
+    `paused`, and goes on from there when it is called again. Raises ConfigError for a run that nobody knows,
     LeaseHeld, StoreError, WorkerError.
     """
     opened = open_run(values, begun=True)
@@ -48,30 +52,39 @@ def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, say: Say
     config, folder = opened.config, opened.folder
     log = events.EventLog(folder.events, new_session_id())
     custody = Custody(opened.store, folder, log, say, config.keep)
+    stopping = Stopping(Clock.start(config.session_hours), say)
+    processes = config.processes if isinstance(config.processes, int) else max(1, len(visible_gpus()))
     custody.take(opened.frozen(), found.lineage, config.take_over, config.lease_wait_minutes)
     host = socket.gethostname()
-    log.write("session", job="evaluate", from_step=found.step, resumed_from=found.step, host=host, processes=1)
+    log.write("session", job="evaluate", from_step=found.step, resumed_from=found.step, host=host, processes=processes)
     custody.begin(manifest if found.stored else None)
     say(f"Evaluating run {config.run!r} at step {found.step}: base and tuned on the same held-out answers.")
+    word: Word = "failed"
     ended = "the evaluation was interrupted"
     try:
-        if opened.base_commit:
-            base_model.fetch(config, opened.base_commit, say)
-        write_run(opened, found, job="evaluate", session=log.session)
-        _work(custody, config.hang_minutes)
-        custody.check()
-        custody.claim.put("evaluation", folder.evaluation)
-        ended = "evaluated"
+        with stopping.signals():
+            if opened.base_commit:
+                base_model.fetch(config, opened.base_commit, say)
+            if problem := evaluation_data.fetch(config, folder.cache):
+                custody.warn(problem)
+            write_run(opened, found, job="evaluate", session=log.session)
+            word = _work(custody, config.hang_minutes, processes, stopping)
+            custody.check()
+            ended = "evaluated" if word == "finished" else stopping.why
+            if word == "finished" or folder.evaluation.is_dir():
+                custody.claim.put("evaluation", folder.evaluation)
     except UserError as error:
-        ended = error.what
+        word, ended = "failed", error.what
         raise
     finally:
-        word = "finished" if ended == "evaluated" else "failed"
-        custody.settle(None)
-        custody.end(word, ended, found.step, None)
-    say(f"Evaluated; the numbers are in {keep(folder, say) / 'evaluation' / 'result.json'}.")
+        custody.settle(stopping.clock.left() if stopping.why else None, lambda: stopping.at_once)
+        custody.end(word, ended, found.step, stopping.clock.left() if stopping.why else None)
+    if word == "finished":
+        say(f"Evaluated; the numbers are in {keep(folder, say) / 'evaluation' / 'result.json'}.")
+    else:
+        say(f"{word.capitalize()}: {ended}. What was measured is kept; run `evaluate` again to go on.")
     return Outcome(
-        outcome="finished",
+        outcome=word,
         run=config.run,
         step=found.step,
         total_steps=manifest.total_steps,
@@ -84,26 +97,35 @@ def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, say: Say
     )
 
 
-def _work(custody: Custody, hang_minutes: float) -> None:
-    """Run the worker to its end. Raises WorkerError where it failed, was killed or hung."""
-    workers = Workers(WORKER, custody.folder, 1)
+def _work(custody: Custody, hang_minutes: float, processes: int, stopping: Stopping) -> Word:
+    """Run the workers to their end: finished, paused, or stopped. Raises WorkerError where one failed or hung, or was
+    killed."""
+    workers = Workers(WORKER, custody.folder, processes)
     hung = ""
     try:
-        while not hung and not workers.wait(POLL_SECONDS):
+        while not hung and not stopping.at_once and not workers.wait(POLL_SECONDS):
             custody.check()
+            stopping.watch_the_clock(LAST_SECONDS)
             silent, phase = workers.silent_for()
+            if stopping.why:
+                if phase in BEFORE_THE_FIRST_STEP or stopping.overdue:
+                    break  # nothing is measured yet, or no more time is left for a batch to end
+                if not custody.folder.stop_request.exists():
+                    custody.folder.request(custody.folder.stop_request)
             if silent > hang_seconds(hang_minutes, phase):
                 hung = f"The evaluation hung: no sign of life for {silent:.0f} s in phase {phase}."
     finally:
         workers.end()
     outcome = custody.folder.read_outcome()
     if outcome and outcome["outcome"] == "finished":
-        return
-    if outcome and outcome["user"]:
+        return "finished"
+    if outcome and outcome["outcome"] == "failed" and outcome["user"]:
         raise WorkerError(outcome["reason"])
+    if stopping.why and (outcome is None or outcome["outcome"] == "paused"):
+        return "stopped" if stopping.at_once else "paused"
     what = f"The evaluation raised {outcome['error']}: {outcome['reason']}" if outcome else hung
     raise WorkerError(
         what or f"The evaluation was killed (exit {workers.process.returncode}).",
-        kept="The adapter is as it was.",
-        todo=f"The end of {workers.log_path}:\n{workers.last_lines()}",
+        kept="The adapter is as it was, and what was measured is kept.",
+        todo=f"Run `evaluate` again to go on. The end of {workers.log_path}:\n{workers.last_lines()}",
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
+import sacrebleu
 import torch
 
 from kaggle_lib import strategies
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data import chat, curate, read, tokenise
 from kaggle_lib.errors import UserError
-from kaggle_lib.evaluation import likelihood, worker
+from kaggle_lib.evaluation import likelihood, overlap, worker
+from kaggle_lib.evaluation.result import NOTE, WORTH
 from kaggle_lib.files import sha256_of, write_json
 from kaggle_lib.presets import read_preset
 from kaggle_lib.runs import events
@@ -74,13 +77,15 @@ def test_base_is_the_model_without_the_adapter_on_the_whole_test_split(evaluated
     # One row at a time, by the model that never had an adapter.
     scores = likelihood.score_rows(model, rows, pad_id=chat.pad_id(tokenizer), eot_id=ends, max_tokens=1)
     expected = likelihood.summarise(scores)
-    assert result["base"] == {**expected, **{name: pytest.approx(expected[name], rel=1e-6) for name in FLOATS}}
     texts = [row.answer for row in curate.curate(read.read(run_config), run_config).test]
     assert result["base"]["rows"] == len(texts)
+    characters = sum(len(text.strip()) for text in texts)
+    expected |= {"characters": characters, "bits_per_character": expected["nll"] / math.log(2) / characters}
+    assert result["base"] == {**expected, **{name: pytest.approx(expected[name], rel=1e-6) for name in FLOATS}}
     assert result["base"]["bytes"] == sum(len(text.strip().encode("utf-8")) for text in texts)
 
 
-FLOATS = ("bits_per_byte", "perplexity", "nll", "eot_nll")
+FLOATS = ("bits_per_byte", "bits_per_character", "perplexity", "nll", "eot_nll")
 
 
 def test_both_are_measured_on_the_same_rows_and_only_the_adapter_differs(evaluated, tmp_path):
@@ -96,29 +101,69 @@ def test_both_are_measured_on_the_same_rows_and_only_the_adapter_differs(evaluat
     assert [sample["tuned"] for sample in fresh["samples"]] == [sample["base"] for sample in result["samples"]]
 
 
+NAMES = [
+    *("schema", "run", "step", "base", "tuned", "measures", "groups", "retention", "safety", "native", "decoding"),
+    *("samples", "examples", "scrubbed", "bootstrap", "model_index", "adapter_sha256", "note", "worth"),
+]
+
+
+def lines_of(folder, name):
+    return [json.loads(line) for line in (folder.evaluation / name).read_text(encoding="utf-8").splitlines()]
+
+
 def test_result_says_what_it_is_of(evaluated):
     folder, run_config, result = evaluated
-    names = ["run", "step", "base", "tuned", "decoding", "samples", "adapter_sha256", "note"]
-    assert list(result) == names
-    assert (result["run"], result["step"], result["note"]) == ("a", 60, worker.NOTE)
+    assert list(result) == NAMES
+    assert (result["schema"], result["run"], result["step"]) == (2, "a", 60)
+    assert (result["note"], result["worth"]) == (NOTE, WORTH)
     assert result["adapter_sha256"] == sha256_of(folder.adapter / "adapter_model.safetensors")
     assert result["decoding"]["method"] == "greedy"
     assert set(result["decoding"]["ended_by_budget"]) == set(result["decoding"]["letters_trimmed"]) == {"base", "tuned"}
     test = curate.curate(read.read(run_config), run_config).test
-    chosen = worker.choose(test, run_config.seed)
+    chosen = worker.choose(test, run_config.seed, 5)
     assert [sample["id"] for sample in result["samples"]] == sorted(row.id for row in chosen)
     assert [(s["question"], s["reference"]) for s in result["samples"]] == [(r.question, r.answer) for r in chosen]
     assert all(sample["base"] != sample["tuned"] for sample in result["samples"])
+    assert {name: result[name]["skipped"] for name in ("retention", "safety", "native")} == {
+        "retention": "Not measured: retention=off",
+        "safety": "Not measured: answer_prompts=false",
+        "native": "Not measured: answer_prompts=false",
+    }
 
 
-def test_samples_are_five_drawn_by_the_seed_whatever_the_order(evaluated):
+def test_the_files_beside_it_give_the_same_scores(evaluated):
+    folder, run_config, result = evaluated
+    test = curate.curate(read.read(run_config), run_config).test
+    answers, scores = lines_of(folder, "answers.jsonl"), lines_of(folder, "scores.jsonl")
+    assert [line["id"] for line in answers] == [line["id"] for line in scores] == [row.id for row in test]
+    measures = {one["name"]: one for one in result["measures"]}
+    for side in ("base", "tuned"):
+        nll = math.fsum(line[side]["nll"] for line in scores)
+        assert nll == pytest.approx(result[side]["nll"], rel=1e-12)
+        assert measures["bits_per_byte"][side] == pytest.approx(result[side]["bits_per_byte"], rel=1e-12)
+        said, wanted = [line[side]["text"] for line in answers], [line["reference"] for line in answers]
+        by_hand = sacrebleu.corpus_chrf([overlap.normal(text) for text in said], [wanted], word_order=2).score
+        assert measures["chrf++"][side] == pytest.approx(by_hand, rel=1e-12)
+        mean = sum(line[side]["rouge1"] for line in scores) / len(scores)
+        assert measures["rouge1"][side] == pytest.approx(mean, rel=1e-9, abs=1e-12)
+    groups = [group for group in result["groups"] if group["by"] == "source" and len(group["measures"]) == 1]
+    assert sum(group["rows"] for group in groups) == len(test)
+    whole = sum(
+        group["measures"][0]["tuned"] * sum(line["bytes"] for line in scores if line["source"] == group["name"])
+        for group in groups
+    )
+    assert whole / result["tuned"]["bytes"] == pytest.approx(result["tuned"]["bits_per_byte"], rel=1e-9)
+
+
+def test_the_chosen_rows_are_drawn_by_the_seed_whatever_the_order_and_more_hold_fewer(evaluated):
     _, run_config, _ = evaluated
     test = curate.curate(read.read(run_config), run_config).test
-    ids = [row.id for row in worker.choose(test, 42)]
+    ids = [row.id for row in worker.choose(test, 42, 5)]
     assert len(ids) == 5
-    assert ids == [row.id for row in worker.choose(test[::-1], 42)]
-    assert ids != [row.id for row in worker.choose(test, 43)]
-    assert worker.choose(test[:3], 42) == test[:3]
+    assert ids == [row.id for row in worker.choose(test[::-1], 42, 5)]
+    assert ids != [row.id for row in worker.choose(test, 43, 5)]
+    assert set(ids) < {row.id for row in worker.choose(test, 42, 9)}
+    assert worker.choose(test[:3], 42, 5) == test[:3]
 
 
 def test_it_leaves_signs_of_life_events_and_an_outcome(evaluated):
@@ -128,7 +173,36 @@ def test_it_leaves_signs_of_life_events_and_an_outcome(evaluated):
     happened = list(events.read(folder.events / f"{SESSION}.jsonl"))
     assert [(event["event"], event["phase"]) for event in happened] == [("phase", "load"), ("phase", "evaluate")]
     assert happened[0]["versions"]["torch"] == torch.__version__
-    assert not [path for path in folder.evaluation.iterdir() if path.name != "result.json"]
+    names = sorted(path.name for path in folder.evaluation.iterdir())
+    assert names == ["answers.jsonl", "parts", "result.json", "scores.jsonl"]
+
+
+def test_an_evaluation_that_is_asked_to_stop_pauses_and_goes_on_to_the_same_result(evaluated, tmp_path, monkeypatch):
+    whole, _, _ = evaluated
+    folder, _ = prepared(tmp_path, spread=0.05)
+    beats = iter(range(10_000))
+    beat = RunFolder.beat
+
+    def stop_after_a_while(self, phase):
+        beat(self, phase)
+        if next(beats) == 150:  # in the middle of a batch of answers
+            self.request(self.stop_request)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "beat", stop_after_a_while)
+        assert worker.main(folder.root) == {"outcome": "paused", "reason": "asked to stop"}
+    assert folder.read_outcome() == {"outcome": "paused", "reason": "asked to stop"}
+    assert not (folder.evaluation / "result.json").exists()
+    part = next((folder.evaluation / "parts").iterdir())
+    kept = part.read_text(encoding="utf-8")
+    done = [json.loads(line) for line in kept.splitlines()]
+    assert {(one["kind"], one["side"]) for one in done} == {("likelihood", "base"), ("answer", "base")}
+    part.write_text(kept + '{"kind": "answer", "si', encoding="utf-8")  # as a kill leaves a line
+    folder.clear_requests()
+    assert worker.main(folder.root) == {"outcome": "finished", "reason": ""}
+    assert part.read_text(encoding="utf-8").startswith(kept)
+    for name in ("answers.jsonl", "scores.jsonl", "result.json"):
+        assert (folder.evaluation / name).read_bytes() == (whole.evaluation / name).read_bytes(), name
 
 
 def failure(folder):
