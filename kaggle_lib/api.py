@@ -8,6 +8,7 @@ not given comes from `configure`, where a notebook has called it. They return no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,7 +178,8 @@ def chain(
     from kaggle_lib.kaggle.client import Client
 
     token: Any = ("yes" if yes else "ask") if token_dataset else "no"
-    plan = push.Plan("train", kernel, tuple(datasets), tuple(outputs), token, poll=min(5.0, poll))
+    plan = push.Plan("train", kernel, tuple(datasets), tuple(outputs), token)
+    plan = replace(plan, confirm=min(60.0, 10 * poll), poll=min(5.0, poll))
     limits = chain.Limits(max_sessions, no_progress, poll, min(120.0, 2 * poll), hang_minutes)
     return chain.chain(gather(preset, config, values), plan, limits, Client(), _say, once=once)
 

@@ -46,9 +46,8 @@ class Plan:
 
     `kernel`: `owner/slug`, or a slug; None: the one of the run. `datasets`: attached beside the corpus; `kernels`:
     whose outputs are, to rescue from; `rescue`: the kernel's own, too, if Kaggle takes it. `token`: put the Hub's token
-    into a dataset (`ask`: after a yes). `into`: the folder of all runs' kernels, made from `clone`. `confirm`, `poll`:
-    seconds to wait for what Kaggle shows, and between two looks. `unrecorded`: how many sessions before this one left
-    no record.
+    into a dataset (`ask`: after a yes). `into`: the folder of all runs' kernels. `confirm`, `poll`: seconds to wait for
+    what Kaggle shows, and between two looks. `unrecorded`: how many sessions before this one left no record.
     """
 
     notebook: str = "train"
@@ -58,7 +57,6 @@ class Plan:
     token: Literal["no", "ask", "yes"] = "no"
     rescue: bool = False
     into: Path = INTO
-    clone: Path = CLONE
     confirm: float = 60.0
     poll: float = 5.0
     unrecorded: int = 0
@@ -123,7 +121,6 @@ def push_opened(opened: Opened, plan: Plan, client: Client, say: Say) -> Pushed:
         datasets=plan.datasets,
         kernels=(*plan.kernels, *([name] if plan.rescue else [])),
         token_dataset=token_dataset,
-        clone=plan.clone,
     )
     metadata = read_json(built.folder / "kernel-metadata.json")
     if problems := problems_of(metadata):
