@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
-.PHONY: setup demo demo-hub test test-fast soak check clean
+.PHONY: setup demo demo-hub kernel test test-fast soak check clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,9 @@ demo: setup
 
 demo-hub: setup
 	@PYTHONPATH=tests $(BIN)/python -m support.demo_hub
+
+kernel: setup
+	@$(BIN)/python -m kaggle_lib.kaggle.kernel $(KERNEL)
 
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not soak"
