@@ -18,14 +18,15 @@ from pathlib import Path
 
 from kaggle_lib import errors
 from kaggle_lib.config import RunConfig
-from kaggle_lib.data import curate, read
+from kaggle_lib.data import tokenise
+from kaggle_lib.data.find import find
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Rows: `set_aside` and `left_out` (by format_row) of the file at `path`, and of each split."""
+    """Rows: `set_aside` and `left_out` (by format_row) of the file at `path`; examples of each split."""
 
     path: str
     rows: int
@@ -43,10 +44,11 @@ class Checked:
         )
 
 
-def check(config: RunConfig) -> Checked:
-    """The corpus of `config`, counted. Raises DataError or ConfigError where it or the hooks file cannot be used."""
+def check(config: RunConfig, cache: Path | None = None) -> Checked:
+    """The corpus of `config`, counted; kept in `cache` for the worker. Raises DataError or ConfigError where it or the
+    hooks file cannot be used."""
     if not config.hooks:
-        return _check(config)
+        return _check(config, cache)
     root = str(Path(__file__).parents[2])
     child = subprocess.run(
         [sys.executable, "-m", __name__],
@@ -75,11 +77,11 @@ def check(config: RunConfig) -> Checked:
     return Checked(**told)
 
 
-def _check(config: RunConfig) -> Checked:
-    corpus = read.read(config)
-    curated = curate.curate(corpus, config)
-    splits = {name: len(getattr(curated, name)) for name in ("train", "validation", "test")}
-    return Checked(str(corpus.path), len(corpus.rows), len(corpus.set_aside), len(corpus.left_out), **splits)
+def _check(config: RunConfig, cache: Path | None = None) -> Checked:
+    counts = tokenise.curated(config, cache).counts
+    aside, left_out = (sum(counts[name] for name in counts if name.startswith(kind)) for kind in ("set", "left out"))
+    splits = {name: counts[name] for name in ("train", "validation", "test")}
+    return Checked(str(find(config.data)), counts["read"], aside, left_out, **splits)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from kaggle_lib import __version__, hooks
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data.read import Message, Row
 from kaggle_lib.errors import UserError
-from kaggle_lib.files import sha256_of
+from kaggle_lib.files import sha256_of, write_json
 from kaggle_lib.runs.events import EventLog
 from kaggle_lib.runs.folder import RunFolder
 from kaggle_lib.training import startup
@@ -65,10 +65,10 @@ def _evaluate(folder: RunFolder, rank: int, processes: int) -> bool:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[own] if visible else str(own)
 
     from kaggle_lib import strategies
-    from kaggle_lib.data import curate, read
+    from kaggle_lib.data import tokenise
 
     strategies.get(config)  # before `versions`, which imports torch, and the user's hooks, which import what they like
-    curated = curate.curate(read.read(config), config)
+    curated = tokenise.curated(config, folder.cache)
     if not curated.test:
         raise UserError(
             f"Run {config.run!r} has no test rows, so there is nothing to evaluate on.",
@@ -76,7 +76,6 @@ def _evaluate(folder: RunFolder, rank: int, processes: int) -> bool:
             todo="Start another run with test_fraction above 0, or with more rows.",
         )
 
-    from kaggle_lib.data import tokenise
     from kaggle_lib.evaluation import generation, retention, similarity
     from kaggle_lib.evaluation.measuring import Measuring
     from kaggle_lib.evaluation.parts import Parts, key_of
@@ -89,6 +88,8 @@ def _evaluate(folder: RunFolder, rank: int, processes: int) -> bool:
         log.write("phase", phase="load", versions=startup.versions())
     model, tokenizer = strategies.tuned(config, folder.adapter, folder.cache)
     splits = tokenise.tokenised(config, tokenizer, folder.cache)
+    if rank == 0:
+        write_json(folder.data_sheet, splits.sheet)
     adapter = sha256_of(weights)
     decides = [__version__, adapter, run.get("base_commit"), run["fingerprint"], splits.fingerprint]
     parts = Parts(folder.evaluation, key_of([*decides, generation.describe(config, tokenizer)]), rank)

@@ -78,6 +78,11 @@ class RunFolder:
         return self.root / "hooks.py"
 
     @property
+    def data_sheet(self) -> Path:
+        """What the corpus was and what became of each row; written by the worker that has tokenised it."""
+        return self.root / "data.json"
+
+    @property
     def cache(self) -> Path:
         """Tokenised rows by fingerprint; shared by all runs of one work_dir, made anew when it is gone."""
         return self.root.parent / ".cache"

@@ -96,7 +96,7 @@ class Session:
         code_changed = settle_code(self.opened, found, self.say)
         self.config = config = self.opened.config
         if found.kind == "fresh":  # what cannot be used shows before anything is claimed or loaded
-            self.say(f"Data: {check(config)}.")
+            self.say(f"Data: {check(config, self.folder.cache)}.")
         settle_start(self.opened, found, self.say)
         self.custody.take(self.opened.frozen(), found.lineage, config.take_over, config.lease_wait_minutes)
         with self.stopping.signals():

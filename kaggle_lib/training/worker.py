@@ -12,6 +12,7 @@ from typing import Any
 
 from kaggle_lib.config import RunConfig
 from kaggle_lib.errors import CheckpointError, UserError
+from kaggle_lib.files import write_json
 from kaggle_lib.runs.events import EventLog
 from kaggle_lib.runs.folder import RunFolder
 from kaggle_lib.training import startup
@@ -73,6 +74,8 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     model = hooks.adapt(strategy.adapt, model, config)
     recomputation = Recomputation(strategy, model, config, on_cpu)
     rows = tokenise.tokenised(config, tokenizer, folder.cache)
+    if rank == 0:
+        write_json(folder.data_sheet, rows.sheet)
     resume = None if run["checkpoint"] is None else folder.checkpoint(run["checkpoint"])
     if resume is not None:
         adapter.read(model, resume)
