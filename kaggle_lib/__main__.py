@@ -116,7 +116,9 @@ def push(
     preset: Preset = None,
     config: Config = None,
     set_: Set = None,
-    notebook: Annotated[str, typer.Option(help="Which of notebooks/ to push.")] = "train",
+    notebook: Annotated[
+        str | None, typer.Option(help="Which of notebooks/ to push; train unless given, t4_check with that preset.")
+    ] = None,
     kernel: Kernel = None,
     token_dataset: TokenDataset = False,
     yes: Yes = False,

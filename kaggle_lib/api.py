@@ -139,7 +139,7 @@ def push(
     preset: str | None = None,
     config: str | Path | None = None,
     *,
-    notebook: str = "train",
+    notebook: str | None = None,
     kernel: str | None = None,
     token_dataset: bool = False,
     yes: bool = False,
@@ -153,6 +153,7 @@ def push(
     from kaggle_lib.kaggle.client import Client
 
     token: Any = ("yes" if yes else "ask") if token_dataset else "no"
+    notebook = notebook or ("t4_check" if preset == "t4-check" else "train")
     plan = push.Plan(notebook, kernel, tuple(datasets), tuple(outputs), token)
     return push.push(gather(preset, config, values), plan, Client(), _say)
 
@@ -197,8 +198,8 @@ def plan(preset: str | None = None, config: str | Path | None = None, **values: 
 def t4_check(
     preset: str | None = None, config: str | Path | None = None, minutes: float = 20.0, **values: object
 ) -> dict[str, Any]:
-    """Measure what this machine's GPUs do with a run of these settings, in about so many minutes; also in the run's
-    report on the store, as `t4-check.json`.
+    """Measure what this machine's GPUs do with a run of these settings, in about so many minutes; the result is in the
+    run's report on the store, too, as `t4-check.json`. Raises UserError where a part of it has failed.
     """
     from kaggle_lib.kaggle import t4_check as checking
 

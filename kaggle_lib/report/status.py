@@ -7,16 +7,20 @@ from typing import Any
 
 from kaggle_lib.checkpoints.lease import Lease
 from kaggle_lib.checkpoints.store import StoreState
+from kaggle_lib.config import RunConfig
+from kaggle_lib.report.speed import expected as expected_speed
+from kaggle_lib.report.speed import shape_of
 from kaggle_lib.runs.ledger import closed, goodput
 
 
 def status(run: str, store_state: StoreState) -> dict[str, Any]:
     """What `status --json` prints: `run`, `state` (empty, running, paused, finished, failed), `step`, `total_steps`,
     `checkpoint` {`step`, `id`, `bytes`}, `storage` {`checkpoints`, `bytes`}, `lease` {`session`, `host`, `expires`,
-    `seconds_left`}, `sessions` and `goodput`.
+    `seconds_left`}, `sessions`, `goodput` and `speed` {`tokens_per_second`, `planned`, `how`}.
 
     `step` is the newest good checkpoint's (0: none); `storage` counts what is damaged, too. `total_steps`,
-    `checkpoint`, `lease` and `goodput` are null where they are not known. The lease is judged by the store's clock.
+    `checkpoint`, `lease`, `goodput` and `speed` are null where they are not known. The lease is judged by the store's
+    clock; `speed` is the last training session's, beside what `plan` expects of its GPUs.
     """
     good = next((stored for stored in store_state.checkpoints if stored.problem is None and stored.manifest), None)
     manifest = good.manifest if good else None
@@ -39,7 +43,25 @@ def status(run: str, store_state: StoreState) -> dict[str, Any]:
             for record in ledger
         ],
         "goodput": goodput(ledger),
+        "speed": _speed(store_state.config, ledger),
     }
+
+
+def _speed(frozen: dict[str, Any] | None, records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The tokens/s of the last session that trained, and what `plan` expects of its GPUs; null where it cannot."""
+    trained = [one for one in records if one.get("tokens") and one["to_step"] > one["from_step"]]
+    if not trained:
+        return None
+    last, expected = trained[-1], {"tokens_per_second": None, "how": "unknown"}
+    try:
+        config = RunConfig.from_json((frozen or {})["config"])
+    except (KeyError, ValueError):
+        config = None
+    if config and (shape := shape_of(config)):
+        per_step = last["tokens"] / (last["to_step"] - last["from_step"])
+        expected = expected_speed(shape, config, per_step, last["processes"], last["versions"].get("gpu", ""))
+    fact = round(last["tokens"] / last["seconds"]["training"], 1)
+    return {"tokens_per_second": fact, "planned": expected["tokens_per_second"], "how": expected["how"]}
 
 
 def _lease(lease: Lease, now: float) -> dict[str, Any]:
@@ -76,6 +98,9 @@ def as_text(status: dict[str, Any], others: str = "") -> str:
         left = f"{lease['seconds_left'] / 60:.0f} min left" if lease["seconds_left"] else "over"
         lines.append(f"Lease: session {lease['session']} on {lease['host']}, until {lease['expires']} ({left})")
     lines.append(f"Goodput: {percent(status['goodput'])} of the paid time is in kept training steps")
+    if speed := status["speed"]:
+        planned = f", {speed['planned']:,.0f} planned ({speed['how']})" if speed["planned"] else ""
+        lines.append(f"Tokens/s: {speed['tokens_per_second']:,.0f} in the last session{planned}")
     lines.append("Sessions:" if status["sessions"] else "Sessions: none yet")
     for session in status["sessions"]:
         lines.append(

@@ -13,6 +13,7 @@
 | `attempts` | launches whose worker came up |
 | `skipped` | steps that fp16's scaler skipped, for their gradients were not finite; they count as done |
 | `seconds` | `wall`; of it `training` (all steps), `kept` (steps up to `to_step`), `loading`, `saving`, `evaluation` |
+| `tokens` | of all steps, as `seconds.training` is the time of all |
 | `warnings` | their messages |
 
 A step done again inside a session counts once in `kept`, with the seconds of the last time.
@@ -65,6 +66,7 @@ def record(events_of_one_session: Sequence[Event]) -> Record:
             "saving": _sum(event for event in events if event["event"] == "save"),
             "evaluation": _round(_evaluating(events, (end or last)["time"])),
         },
+        "tokens": sum(event["tokens"] for event in events if event["event"] == "step"),
         "warnings": [event["message"] for event in events if event["event"] == "warning"],
     }
 
