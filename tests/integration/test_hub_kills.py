@@ -27,10 +27,14 @@ SAYS = r"launches in a row came to no new checkpoint|The store hf://\S+ cannot b
 
 
 class Fire:
-    """Sessions without training on one Hub, killed again and again."""
+    """Sessions without training on one Hub, killed again and again, `first` requests or more after each began.
 
-    def __init__(self, hub, folder, seed, steps):
-        self.hub, self.folder, self.chance, self.steps = hub, folder, random.Random(seed), steps
+    `lose`: how often the work folder is gone then.
+    """
+
+    def __init__(self, hub, folder, seed, steps, first=0, lose=0.5):
+        self.hub, self.folder, self.chance = hub, folder, random.Random(seed)
+        self.steps, self.first, self.lose = steps, first, lose
         self.done, self.hits, self.most = Counter(), Counter(), 0
 
     def session(self, run, kill):
@@ -41,11 +45,11 @@ class Fire:
         environment = {**os.environ, **self.hub.environment(), "PYTHONPATH": path}
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
         disturb(self.hub, self.chance, 40)
-        timer = threading.Timer(self.chance.uniform(0.5, 5), process.kill)
-        if kill and self.chance.random() < 0.6:  # at a request, which is carried out all the same
-            self.hub.faults.add("call", after=self.chance.randrange(80), times=1, function=process.kill)
-        elif kill:
-            timer.start()
+        timer = threading.Timer(self.chance.uniform(0, 5), process.kill)
+        if kill:  # at a request, which is carried out all the same, or some time after one
+            at_once, after = self.chance.random() < 0.6, self.first + self.chance.randrange(80)
+            end = process.kill if at_once else timer.start
+            self.hub.faults.add("call", after=after if at_once else self.first, times=1, function=end)
         out, err = process.communicate()
         timer.cancel()
         self.hits += hits(self.hub)
@@ -71,7 +75,7 @@ class Fire:
             best, sessions, lineage = newest, len(state.ledger), state.lineage
             if code == 0:
                 break
-            if self.chance.random() < 0.5:
+            if self.chance.random() < self.lose:
                 shutil.rmtree(self.folder / "work", ignore_errors=True)
                 self.done["emptied"] += 1
         assert (best, state.holder()) == (self.steps, None)
@@ -83,10 +87,10 @@ class Fire:
         self.done["runs"] += 1
 
 
-def under_fire(folder, monkeypatch, xet, kills, seed, steps=24):
+def under_fire(folder, monkeypatch, xet, kills, seed, steps=24, **more):
     with LoopbackHub(folder / "hub", xet=xet) as hub:
         hub.lead_client(monkeypatch)
-        fire = Fire(hub, folder, seed, steps)
+        fire = Fire(hub, folder, seed, steps, **more)
         while fire.done["killed"] < kills:
             fire.run(f"r{fire.done['runs']}", kills)
         what = f"{'Xet' if xet else 'LFS'}, seed {seed}: {dict(fire.done)}, {fire.most} checkpoints at most"
@@ -96,7 +100,7 @@ def under_fire(folder, monkeypatch, xet, kills, seed, steps=24):
 @pytest.mark.slow
 @pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
 def test_three_kills_beside_faults(xet, tmp_path, monkeypatch):
-    under_fire(tmp_path, monkeypatch, xet, kills=3, seed=11 + xet, steps=12)
+    under_fire(tmp_path, monkeypatch, xet, kills=3, seed=11 + xet, steps=12, first=40, lose=1.0)
 
 
 @pytest.mark.soak
