@@ -1,7 +1,9 @@
 """The first cell tells all that a session lacks, a line each, before anything is installed; and installs beside."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -12,12 +14,13 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from support.endings import can_mount
 from support.loopback_hub import OWNER, LoopbackHub
 
 from kaggle_lib.errors import UserError
-from kaggle_lib.kaggle import asking, first_cell, overlay
+from kaggle_lib.kaggle import asking, first_cell, kernel, overlay, wheel
 
-ROOT = Path(__file__).parents[3]
+ROOT, HOME = Path(__file__).parents[3], Path.home()
 SMALL = {
     "run": "first", "repo": None, "public": False, "base_model": "sample", "base_is_of_hub": False, "revision": None,
     "data": "sample", "gpu": False, "token_dataset": "", "requirements": {}, "files": {},
@@ -332,11 +335,11 @@ def package(folder, name, version, *needs):
     about = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     metadata += "".join(f"Requires-Dist: {one}\n" for one in needs)
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}.py", f"version = {version!r}\n")
-        wheel.writestr(f"{about}/METADATA", metadata)
-        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{about}/RECORD", "")
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as made:
+        made.writestr(f"{name}.py", f"version = {version!r}\n")
+        made.writestr(f"{about}/METADATA", metadata)
+        made.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        made.writestr(f"{about}/RECORD", "")
 
 
 INSTALL = """
@@ -360,8 +363,8 @@ def image(tmp_path):
     index, place = tmp_path / "index", tmp_path / "image" / "site-packages"
     package(tmp_path / "old", "livepkg", "1.0")
     package(tmp_path / "old", "torch", "2.11.0+cu128")
-    for wheel in (tmp_path / "old").iterdir():
-        with zipfile.ZipFile(wheel) as files:
+    for path in (tmp_path / "old").iterdir():
+        with zipfile.ZipFile(path) as files:
             files.extractall(place)
     package(index, "livepkg", "2.0")
     package(index, "torch", "2.13.0")
@@ -423,6 +426,48 @@ def test_the_first_cell_imports_the_standard_library_alone():
     """The image's packages may be old, or broken; `-S` hides them all."""
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from kaggle_lib.kaggle import cell, first_cell"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+
+
+@pytest.fixture(scope="module")
+def cell_alone(tmp_path_factory):
+    """A whole first cell as a file, for a run that needs nothing."""
+    made = wheel.build(ROOT)
+    path = tmp_path_factory.mktemp("cell") / "cell.py"
+    path.write_text(kernel._first_cell(SMALL, wheel.pack(made), hashlib.sha256(made).hexdigest()).source)
+    return path
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_the_whole_cell_runs_on_it_without_any_package(python, cell_alone):
+    installed = Path(os.environ.get("PYENV_ROOT") or HOME / ".pyenv") / "versions"
+    found = [*sorted(installed.glob(f"{python}.*/bin/python")), *filter(None, [shutil.which(f"python{python}")])]
+    if not found:
+        pytest.skip(f"there is no Python {python} here")
+    done = subprocess.run([found[0], "-I", "-S", cell_alone], capture_output=True, text=True, check=False)
+    if python == "3.10":
+        assert done.returncode == 1
+        line = done.stderr.splitlines()[-1]
+        assert line.startswith("__main__.Refused: Python 3.11 or newer is needed, and this image has 3.10.")
+        return
+    assert (done.returncode, done.stderr) == (0, "")
+    begins, ends = done.stdout.splitlines()
+    assert begins == "kaggle_lib 0.1.0, run first: looking at this session."
+    assert re.fullmatch(r"Ready after \d+ s\.", ends)
+
+
+def test_a_disk_that_is_full_is_one_line(cell_alone, tmp_path):
+    if not can_mount():
+        pytest.skip("a small disk cannot be mounted here")
+    disk = tmp_path / "kaggle" / "temp"
+    disk.mkdir()
+    words = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size=64k tmpfs {disk} && exec "$@"', "-"]
+    words += [sys.executable, "-I", "-S", str(cell_alone)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    line = re.sub(r"kaggle_lib-[0-9a-f]{12}", "ID", done.stderr.splitlines()[-1])
+    assert line == (
+        f"Refused: No space: {disk}/ID cannot be written (No space left on device). Free the disk, and run again."
+    )
 
 
 def test_hooks_are_written_and_the_library_stands_where_a_cell_imports_it(tmp_path, monkeypatch):
