@@ -13,6 +13,7 @@ from typing import Any
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data import chat, curate, read
 from kaggle_lib.data.check import check
+from kaggle_lib.data.steps import cut_of
 from kaggle_lib.errors import DataError
 from kaggle_lib.report import speed
 from kaggle_lib.report.speed import Shape
@@ -172,7 +173,7 @@ def _memory(shape: Shape | None, config: RunConfig) -> float | None:
     if shape is None or shape.hidden_size != 4096 or shape.num_hidden_layers != 32 or config.quantization != "nf4":
         return None
     kept = 32 if config.recomputation == "none" else 0
-    tokens = max(speed.cut_of(config).token_budget, config.max_length)
+    tokens = max(cut_of(config).token_budget, config.max_length)
     return round(5.83 + tokens * (91 + 152 * kept) * 1024 / GIB, 1)
 
 

@@ -7,6 +7,8 @@ import pytest
 from kaggle_lib.checkpoints.lease import Lease
 from kaggle_lib.checkpoints.manifest import FileEntry, Manifest
 from kaggle_lib.checkpoints.store import Stored, StoreState
+from kaggle_lib.config import RunConfig
+from kaggle_lib.presets import read_preset
 from kaggle_lib.report.status import as_text, status
 
 NOW = 1_800_000_000.0
@@ -117,7 +119,26 @@ def test_fields_are_those_that_others_rely_on():
             },
         ],
         "goodput": 0.61,
+        "speed": None,
     }
+
+
+def test_tokens_per_second_of_the_last_session_stand_beside_what_was_planned():
+    config = RunConfig.create({**read_preset("bengali-8b-t4"), "run": "a"})
+    trained = {"seconds": {"wall": 100.0, "kept": 61.0, "training": 60.0}, "tokens": 30_000, "processes": 2}
+    ledger = [record(1, **trained, versions={"gpu": "Tesla T4"}), record(2, job="evaluate", from_step=30)]
+    given = state(ledger=ledger, config={"config": config.model_dump(mode="json")})
+    told = status("a", given)
+    # 1,000 tokens a step, all layers recomputed, two micro-batches: by the formula in report/speed.py
+    seconds = 1000 * 6 * 8_030_261_248 / (22.5e12 * 0.75) + 2 * 3 * 2.5 * 8_030_261_248 / 275e9
+    assert told["speed"] == {
+        "tokens_per_second": 500.0,
+        "planned": pytest.approx(1000 / seconds * 2 * 0.86),
+        "how": "projection",
+    }
+    assert "Tokens/s: 500 in the last session, 522 planned (projection)\n" in as_text(told)
+    ledger[0]["versions"]["gpu"] = "some other"
+    assert status("a", given)["speed"] == {"tokens_per_second": 500.0, "planned": None, "how": "unknown"}
 
 
 def test_empty():
@@ -131,6 +152,7 @@ def test_empty():
         "lease": None,
         "sessions": [],
         "goodput": None,
+        "speed": None,
     }
     empty = status("a", StoreState())
     assert as_text(empty) == "Run a: nothing is on the store yet."

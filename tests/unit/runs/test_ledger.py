@@ -18,6 +18,8 @@ def at(second: float) -> str:
 
 
 def event(kind, second, attempt=0, **fields):
+    if kind == "step":
+        fields = {"tokens": 100, **fields}
     return {"event": kind, "time": at(second), "session": ID, "attempt": attempt, **fields}
 
 
@@ -70,6 +72,7 @@ def test_record_by_hand():
             "saving": 1.25,
             "evaluation": 1.25,
         },
+        "tokens": 600,  # six times 100
         "warnings": ["the worker was killed (SIGKILL); starting again from the last checkpoint."],
     }
 
