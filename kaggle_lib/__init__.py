@@ -50,6 +50,7 @@ _HOMES = {
     "load": "kaggle_lib.api",
     "plan": "kaggle_lib.api",
     "prepare": "kaggle_lib.api",
+    "publish": "kaggle_lib.api",
     "rate_build": "kaggle_lib.api",
     "rate_score": "kaggle_lib.api",
     "report": "kaggle_lib.api",

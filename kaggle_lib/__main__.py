@@ -180,6 +180,26 @@ def t4_check(
     _call(functools.partial(api.t4_check, minutes=minutes), preset, config, set_, as_json)
 
 
+@app.command(epilog=_keys(PLACE))
+def publish(
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="USER/NAME", help="The Hub repo; the store's own by itself.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make it public, or take one that is; else private.")
+    ] = False,
+    base: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="The base model's Hub id, where it was a folder.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Publish a finished run's adapter with its card, evaluation and report to the Hub's `main`, in one commit."""
+    _call(functools.partial(api.publish, to=to, public=public, base=base), preset, config, set_, as_json)
+
+
 rate = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="People rate the answers, blind.")
 app.add_typer(rate, name="rate")
 

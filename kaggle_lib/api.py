@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kaggle_lib.kaggle.chain import Chained
     from kaggle_lib.kaggle.push import Pushed
     from kaggle_lib.report.doctor import Examination
+    from kaggle_lib.report.publish import Published
 
 
 def gather(preset: str | None, config: str | Path | None, values: Mapping[str, object]) -> dict[str, object]:
@@ -59,6 +60,24 @@ def report(preset: str | None = None, config: str | Path | None = None, **values
     path = rescue.keep(opened.folder, _say) / path.relative_to(opened.folder.root)
     _say(f"The report is {path}")
     return path
+
+
+def publish(
+    preset: str | None = None,
+    config: str | Path | None = None,
+    *,
+    to: str | None = None,
+    public: bool = False,
+    base: str | None = None,
+    **values: object,
+) -> Published:
+    """Publish a finished run to the Hub's `main`: adapter, tokenizer, generation config, card, evaluation, report, in
+    one commit. `to`: the repo (user/name), the store's own unless given; `base`: the base model's Hub id, where the run
+    had it from a folder. Raises NotFinished.
+    """
+    from kaggle_lib.report.publish import publish
+
+    return publish(gather(preset, config, values), to=to, public=public, base=base, say=_say)
 
 
 def rate_build(
