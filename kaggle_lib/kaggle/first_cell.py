@@ -85,7 +85,9 @@ def check(wanted: Mapping[str, Any], folder: Path, say: Callable[[str], None]) -
     packages = INSTALLED_BYTES if overlay.lacking(wanted["requirements"], overlay.installed()) else 0
     working = WORKING_BYTES if wanted["base_model"] != "sample" else WORKING_BYTES // 10
     problems += _space([(folder, packages), (hub_cache(), size), (Path.cwd(), working)])
-    if torch and not unreachable:
+    if torch and unreachable:
+        torch.kill()  # what it would say takes longer than a refusal should
+    elif torch:
         problems += _no_code(gpus, torch)
     if wanted["repo"] and token and not problems:  # it writes, so it is the last
         problems += hub.not_writable(wanted["repo"], token, public=wanted["public"])

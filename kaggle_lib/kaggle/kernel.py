@@ -182,7 +182,7 @@ def _first_cell(wanted: Mapping[str, Any], packed: str, sha256: str) -> Any:
     import nbformat
 
     source = Path(cell.__file__).read_text(encoding="utf-8")
-    asked = json.dumps(wanted, indent=1, ensure_ascii=True)
+    asked = json.dumps(wanted, indent=1, ensure_ascii=True).replace("'", r"\u0027")  # no quote ends the text
     source += f"""
 WANTED = json.loads(r'''{asked}''')
 PACKED = '''

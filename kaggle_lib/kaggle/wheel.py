@@ -27,7 +27,8 @@ def build(root: Path) -> bytes:
     files = {
         path.relative_to(PACKAGE.parent).as_posix(): path.read_bytes()
         for path in sorted(PACKAGE.rglob("*"))
-        if path.is_file() and not any(part[0] == "." or part == "__pycache__" for part in path.parts[-3:])
+        if path.is_file()
+        and not any(part[0] == "." or part == "__pycache__" for part in path.relative_to(PACKAGE).parts)
     }
     metadata = [f"Metadata-Version: 2.4\nName: {project['name']}\nVersion: {__version__}"]
     metadata += [f"Requires-Python: {project['requires-python']}"]

@@ -159,10 +159,10 @@ def test_the_metadata_are_the_roots_with_what_this_kernel_decides(tmp_path):
 
 
 def test_the_first_cell_knows_what_the_run_needs(tmp_path):
-    told = wanted(kernel.build("train", config(revision="abc"), tmp_path, id=ID))
+    told = wanted(kernel.build("train", config(revision="a'''c"), tmp_path, id=ID))
     assert {name: told[name] for name in told if name != "requirements"} == {
         "run": "first", "repo": "someone/runs", "public": False, "gpu": True, "token_dataset": "", "files": {},
-        "base_model": "meta-llama/Llama-3.1-8B-Instruct", "base_is_of_hub": True, "revision": "abc",
+        "base_model": "meta-llama/Llama-3.1-8B-Instruct", "base_is_of_hub": True, "revision": "a'''c",
         "data": "raseluddin/bengali-empathetic-conversations-corpus",
     }  # fmt: skip
     small = wanted(kernel.build("train", config("tiny-cpu", store="store"), tmp_path, id=ID))
