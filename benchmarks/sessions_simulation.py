@@ -246,6 +246,7 @@ class Simulation:
             while True:
                 try:
                     work()
+                    self.look()
                     break
                 except StoreError:
                     self.told["failed saves"] += 1
@@ -253,6 +254,9 @@ class Simulation:
                     pause = min(2 * pause, 60.0)
         self.told["saves"] += 1
         self.hit += hits(self.hub)
+
+    def look(self) -> None:
+        """At what the Hub stores now, without asking it."""
         repo = self.hub.repo(REPO)
         self.most_bytes = max(self.most_bytes, repo.stored_bytes())
         self.most_commits = max(self.most_commits, len(repo.commits(f"run/{RUN}")))
