@@ -29,7 +29,7 @@ def test_every_command_is_in_the_readme():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_a_page_names_exists(page):
     text = page.read_text(encoding="utf-8")
-    for command in re.findall(r"python -m kaggle_lib ([a-z]+)", text):
+    for command in re.findall(r"python -m kaggle_lib ([a-z0-9-]+)", text):
         assert command in COMMANDS, command
     for key in re.findall(r"--set (?!key=value)([a-z_]+)=", text):
         assert key in RunConfig.model_fields, key
@@ -49,7 +49,7 @@ def test_every_name_in_the_house_exists():
     assert folders - {room for room, _ in rooms} == {"kaggle_lib/presets/"}
     for room, content in rooms:
         assert (ROOT / room).exists(), room
-        files = re.findall(r"`([a-z_]+\.py)`", content)
+        files = re.findall(r"`([a-z0-9_]+\.py)`", content)
         for name in files:
             assert (ROOT / room / name).is_file(), f"{room}{name}"
         if (ROOT / room).is_dir():
