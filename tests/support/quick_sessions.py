@@ -49,7 +49,7 @@ if how == "silent":
 frozen = {"config": config.model_dump(mode="json"), "code": code_hash(), "base_commit": None}
 claim = store.claim(frozen, lease.Lease.mine(session), "a" * 32, config.take_over)
 log.write("session", job="train", from_step=newest, kernel=config.kernel, kaggle_session=kaggle_session())
-record = lambda: ledger.record(events.read(log.path))
+record = lambda: ledger.record(list(events.read(log.path)))
 claim.renew(record(), log.path.parent)
 print("claimed", session, flush=True)
 if how == "silent":
@@ -74,11 +74,18 @@ claim.release("quick", record(), log.path.parent)
 
 CELL = """
 import json, os, subprocess, sys
-given = {k: v for k, v in globals().items() if k[0] != "_" and isinstance(v, (str, int, float, list, type(None)))}
-done = subprocess.run(
-    [sys.executable, "-c", SESSION, json.dumps(given)], env={**os.environ, "PYTHONPATH": str(FOLDER / "lib")}
+given = {name: value for name, value in globals().items() if name[0] != "_" and len(str(value)) < 200}
+given = {name: value for name, value in given.items() if isinstance(value, (str, int, float, list, type(None)))}
+done = subprocess.Popen(
+    [sys.executable, "-c", SESSION, json.dumps(given)],
+    env={**os.environ, "PYTHONPATH": str(FOLDER / "lib")},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
 )
-assert done.returncode == 0, done.returncode
+for line in done.stdout:
+    print(line, end="", flush=True)
+assert done.wait() == 0, done.returncode
 """
 
 
