@@ -32,7 +32,6 @@ from kaggle_lib.runs.prepare import settle_code
 Say = Callable[[str], None]
 INTO = Path("build/push")
 OWNER, SLUG = re.compile(r"[A-Za-z0-9_-]{1,50}"), re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-BEGINNING = ("train", "t4_check")  # of the notebooks those that need no finished run
 NOBODY = "YOUR-NAME"  # the owner in the committed kernel-metadata.json
 SOURCES = {
     "dataset_sources": (re.compile(r"[\w-]+/[\w.-]+(/\d+)?"), "owner/name"),
@@ -100,7 +99,7 @@ def push_opened(opened: Opened, plan: Plan, client: Client, say: Say) -> Pushed:
         text = f"Run {config.run!r} is finished on {opened.store.place}: nothing was pushed."
         say(text)
         return Pushed("finished", config.run, name, editor(name), next_step("finished", config.run, name))
-    if plan.notebook not in BEGINNING and (found is None or found.kind != "finished"):
+    if plan.notebook not in kernel.BEGINNING and (found is None or found.kind != "finished"):
         raise NotFinished(f"Run {config.run!r} is not finished, so {plan.notebook} was not pushed.", todo="Train it.")
     if found:
         refuse_what_resuming_refuses(opened, found, say)
