@@ -170,14 +170,30 @@ def plan(preset: Preset = None, config: Config = None, set_: Set = None, as_json
 
 @app.command("t4-check", epilog=_keys())
 def t4_check(
-    preset: Preset = "t4-check",
+    preset: Preset = None,
     config: Config = None,
     set_: Set = None,
     minutes: Annotated[float, typer.Option(min=0, help="Begin no part that would end after so long.")] = 20.0,
     as_json: Json = False,
 ) -> None:
-    """Measure on this machine's GPUs: speed, memory, a second GPU, kill and resume, upload; exit code 1: one failed."""
+    """Measure on this machine's GPUs: speed, memory, a second GPU, kill and resume, upload; exit code 1: one failed.
+
+    By the preset t4-check unless another is given.
+    """
     _call(functools.partial(api.t4_check, minutes=minutes), preset, config, set_, as_json)
+
+
+@app.command(epilog=_keys(PLACE))
+def chat(
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    both: Annotated[bool, typer.Option("--both", help="The base model beside the tuned one.")] = False,
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0, help="0: greedy, the same answer each time.")] = 0.0,
+) -> None:
+    """Talk to a run's newest checkpoint, letter by letter; Ctrl-C ends an answer, Ctrl-D the chat."""
+    _call(functools.partial(api.talk, both=both, tokens=tokens, temperature=temperature), preset, config, set_, False)
 
 
 @app.command(epilog=_keys(PLACE))

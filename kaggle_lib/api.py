@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kaggle_lib.kaggle.push import Pushed
     from kaggle_lib.report.doctor import Examination
     from kaggle_lib.report.publish import Published
+    from kaggle_lib.runs.chatting import Chat
 
 
 def gather(preset: str | None, config: str | Path | None, values: Mapping[str, object]) -> dict[str, object]:
@@ -60,6 +61,37 @@ def report(preset: str | None = None, config: str | Path | None = None, **values
     path = rescue.keep(opened.folder, _say) / path.relative_to(opened.folder.root)
     _say(f"The report is {path}")
     return path
+
+
+def chat(
+    preset: str | None = None,
+    config: str | Path | None = None,
+    *,
+    tokens: int = 512,
+    temperature: float = 0.0,
+    **values: object,
+) -> Chat:
+    """A conversation with the run's newest checkpoint: `chat("…")` prints the answer letter by letter, `chat.both("…")`
+    base and tuned. `tokens`: most of an answer; `temperature`: 0 is greedy. `chat.close()` gives the memory back.
+    """
+    from kaggle_lib.runs.chatting import Chat
+
+    return Chat(gather(preset, config, values), tokens=tokens, temperature=temperature, say=_say)
+
+
+def talk(
+    preset: str | None = None,
+    config: str | Path | None = None,
+    *,
+    both: bool = False,
+    tokens: int = 512,
+    temperature: float = 0.0,
+    **values: object,
+) -> None:
+    """`chat` in a terminal, until its input ends."""
+    from kaggle_lib.runs import chatting
+
+    chatting.talk(gather(preset, config, values), both=both, tokens=tokens, temperature=temperature, say=_say)
 
 
 def publish(
@@ -222,6 +254,8 @@ def t4_check(
     """
     from kaggle_lib.kaggle import t4_check as checking
 
+    if not (preset or config or Settings.current.preset or Settings.current.config):
+        preset = "t4-check"
     found = checking.check(gather(preset, config, values), _say, minutes)
     _say(checking.as_text(found))
     return found

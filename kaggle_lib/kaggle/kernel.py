@@ -30,6 +30,7 @@ from kaggle_lib.report.pins import pins
 from kaggle_lib.session.secrets import hub_token, kaggle_token
 
 CLONE = Path(__file__).parents[2]
+BEGINNING = ("train", "t4_check")  # the notebooks that begin a run, and get every key that was given
 MOST_BYTES = 950_000  # Kaggle refuses a source of about a megabyte
 # Of requirements.txt: what only builds and runs notebooks, and what comes with Unsloth on a GPU.
 BUILDING = ("ipykernel", "jupytext", "papermill")
@@ -159,7 +160,7 @@ def _parameters(
     values = config.model_dump(mode="json") | {"hooks": source.path.name if source else None}
     [cell] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     assigned = re.findall(r"^(\w+)\s*[:=]", cell.source, re.MULTILINE)
-    beside = set(RunConfig.model_fields) if name == "train" else {"public_store"}
+    beside = set(RunConfig.model_fields) if name in BEGINNING else {"public_store"}
     taken = [*assigned, *sorted(config.model_fields_set & beside)]
     if unknown := set(more) - set(assigned):
         raise UserError(f"notebooks/{name}.ipynb has no parameter {', '.join(sorted(unknown))}.")

@@ -23,7 +23,7 @@ from kaggle_lib import hooks
 from kaggle_lib.errors import ConfigError, KaggleBusy, KaggleError, LeaseHeld, NotFinished
 from kaggle_lib.files import read_json, write_text
 from kaggle_lib.kaggle.client import Client, Pulled, Reply, editor
-from kaggle_lib.kaggle.kernel import CLONE, build
+from kaggle_lib.kaggle.kernel import BEGINNING, CLONE, build
 from kaggle_lib.kaggle.token_dataset import ensure as token_dataset_of
 from kaggle_lib.runs import resume
 from kaggle_lib.runs.opening import Opened, open_run
@@ -99,7 +99,7 @@ def push_opened(opened: Opened, plan: Plan, client: Client, say: Say) -> Pushed:
         text = f"Run {config.run!r} is finished on {opened.store.place}: nothing was pushed."
         say(text)
         return Pushed("finished", config.run, name, editor(name), next_step("finished", config.run, name))
-    if plan.notebook not in kernel.BEGINNING and (found is None or found.kind != "finished"):
+    if plan.notebook not in BEGINNING and (found is None or found.kind != "finished"):
         raise NotFinished(f"Run {config.run!r} is not finished, so {plan.notebook} was not pushed.", todo="Train it.")
     if found:
         refuse_what_resuming_refuses(opened, found, say)
