@@ -398,6 +398,13 @@ def test_an_image_that_has_it_all_is_used_as_it_is(image, tmp_path):
     assert not (tmp_path / "environment").exists()
 
 
+def test_nothing_brings_another_torch(image, tmp_path):
+    package(tmp_path / "index", "needy", "1.0", "torch>=2.12")
+    told, said, *_ = install(image, {"needy": "==1.0", "torch": ">=2.10"}, tmp_path / "environment")
+    assert told == "UserError: pip cannot install what this image lacks; its last lines are above. Run it again."
+    assert "The user requested (constraint) torch" in said[1]
+
+
 def test_pip_that_fails_says_its_last_lines(image, tmp_path):
     told, said, *_ = install(image, {"newpkg": "==4.0"}, tmp_path / "environment")
     assert told == "UserError: pip cannot install what this image lacks; its last lines are above. Run it again."

@@ -296,7 +296,8 @@ def test_what_is_packed_unpacks_and_what_is_damaged_is_refused(tmp_path, monkeyp
     source = (ROOT / "kaggle_lib/config.py").read_bytes()
     assert (folder / "lib/kaggle_lib/config.py").read_bytes() == source
     middle = len(packed) // 2
-    for damaged in (packed[:middle], packed[:middle] + "AAAA" + packed[middle + 4 :], packed[1:], ""):
+    another = wheel.pack(made + b"another library, packed as well")
+    for damaged in (another, packed[:middle], packed[:middle] + "AAAA" + packed[middle + 4 :], packed[1:], ""):
         with pytest.raises(cell.Refused) as refused:
             cell.unpack(damaged, sha256)
         assert refused.value._render_traceback_() == [
