@@ -262,6 +262,8 @@ class Session:
         with self.changed:
             seconds = round(time.time() - (self.started or self.created), 3)
             self.events.append({"stream_name": name, "time": seconds, "data": data})
+            with (self.folder / "log").open("a", encoding="utf-8") as file:  # for a person, after a test has failed
+                file.write(data)
             self.changed.notify_all()
 
 
