@@ -263,23 +263,23 @@ class Session:
         newest = self.custody.newest_local()
         manifest = Manifest.read(self.folder.checkpoint(newest)) if newest is not None else None
         kept, stored = self.custody.kept(), self.custody.uploads.stored
-        self.custody.end(word, reason, newest or 0, self.clock.left())
-        self.say(f"{word[0].upper()}{word[1:]}: {reason.rstrip('.')}. {kept}")
         on_store = manifest is not None and stored is not None and stored.nonce == manifest.nonce
         if on_store:
             self.rescue.clear()
         else:
             self._rescue()
         keep(self.folder, self.say)
+        self.custody.end(word, reason, newest or 0, self.clock.left())
         if manifest is not None:
-            self.say(self._last_line(word, manifest, on_store))
+            self.say(self._what_next(word, manifest, on_store))
+        self.say(f"{word[0].upper()}{word[1:]}: {reason.rstrip('.')}. {kept}")
         return self._outcome(word, reason, manifest, on_store=on_store)
 
     def _rescue(self) -> None:
         if (step := self.custody.newest_local()) is not None:
             self.rescue.put(step)
 
-    def _last_line(self, word: Word, manifest: Manifest, on_store: bool) -> str:
+    def _what_next(self, word: Word, manifest: Manifest, on_store: bool) -> str:
         """Where the run stands, here and on the store, and what comes next."""
         there = self.custody.stored_step
         stands = f"Step {manifest.step} of {manifest.total_steps}, on the store: {there or 'none'}."

@@ -51,7 +51,7 @@ def test_a_session_without_the_hub_leaves_its_checkpoint_and_the_next_goes_on_fr
         assert verify(rescue.checkpoint(step)).step == step
         assert not [path for path in rescue.root.rglob("*") if path.is_symlink()]
         assert sorted(path.name for path in (first.root / "working").iterdir()) == ["rescue"]
-        assert err.splitlines()[-1] == (
+        assert err.splitlines()[-2] == (
             f"Step {step} of 24, on the store: none. Next: attach this notebook's output as an input and run it again, "
             "and it goes to the store first."
         )
@@ -69,4 +69,7 @@ def test_a_session_without_the_hub_leaves_its_checkpoint_and_the_next_goes_on_fr
         assert sorted(path.name for path in (second.root / "working").iterdir()) == ["run"]
         adapter = second.root / "working" / "run" / "adapter" / "adapter_model.safetensors"
         assert adapter.read_bytes() == second.final_bytes()["adapter_model.safetensors"]
-        assert outcome["stderr"].splitlines()[-1] == "Step 24 of 24, on the store: 24. Next: evaluate it."
+        assert outcome["stderr"].endswith(
+            "Step 24 of 24, on the store: 24. Next: evaluate it.\n"
+            "Finished: all steps are done. The checkpoint of step 24 is on the store.\n"
+        )
