@@ -157,9 +157,17 @@ def chain(
 
 
 @app.command(epilog=_keys())
-def doctor(preset: Preset = None, config: Config = None, set_: Set = None, as_json: Json = False) -> None:
+def doctor(
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    hub_selftest: Annotated[
+        bool, typer.Option("--hub-selftest", help="Ask the real Hub, in a private scratch repo, what the store needs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Say what is here, and what a run with these settings would miss (exit code 1)."""
-    _call(api.doctor, preset, config, set_, as_json)
+    _call(functools.partial(api.doctor, hub_selftest=hub_selftest), preset, config, set_, as_json)
 
 
 @app.command(epilog=_keys())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kaggle_lib.kaggle.chain import Chained
     from kaggle_lib.kaggle.push import Pushed
     from kaggle_lib.report.doctor import Examination
+    from kaggle_lib.report.hub_selftest import Selftest
     from kaggle_lib.report.publish import Published
     from kaggle_lib.runs.chatting import Chat
 
@@ -261,8 +262,15 @@ def t4_check(
     return found
 
 
-def doctor(preset: str | None = None, config: str | Path | None = None, **values: object) -> Examination:
-    """What is here, and what a run with these settings would miss."""
+def doctor(
+    preset: str | None = None, config: str | Path | None = None, *, hub_selftest: bool = False, **values: object
+) -> Examination | Selftest:
+    """What is here, and what a run with these settings would miss. `hub_selftest`: how the real Hub answers what the
+    store asks of it, in a private scratch repo that is made and deleted again."""
+    if hub_selftest:
+        from kaggle_lib.report.hub_selftest import selftest
+
+        return selftest(gather(preset, config, values), _say)
     from kaggle_lib.report.doctor import as_text, examine
 
     found = examine(gather(preset, config, values))
