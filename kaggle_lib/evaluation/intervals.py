@@ -49,7 +49,8 @@ def compare(rows: Sequence[Array], score: Score, seed: int) -> dict[str, Any]:
 
 def mean(sums: Array) -> Array:
     """The score of statistics (value, weight): Σ value ÷ Σ weight, NaN where nothing weighs."""
-    return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] != 0)
+    found: Array = np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] != 0)
+    return found
 
 
 def shuffled(rows: int, seed: int) -> list[int]:

@@ -24,6 +24,7 @@ JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))
 WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 # sacrebleu's default 13a leaves the danda glued to the word before it; intl splits at every punctuation mark.
 _BLEU, _CHRF = BLEU(tokenize="intl"), CHRF(word_order=2)
+_BLEU.num_refs = _CHRF.num_refs = 1  # else a signature is refused before the first score
 ROUGES = ("rouge1", "rouge2", "rougeL")
 NAMES = ("chrf++", "bleu", *ROUGES)
 

@@ -11,7 +11,7 @@ import regex
 EMAIL, PHONE = "[ই-মেইল]", "[ফোন]"
 _EMAIL = regex.compile(r"[\p{L}\p{M}\p{N}._%+-]+\s?@\s?[\p{L}\p{M}\p{N}-]+(?:\.[\p{L}\p{M}\p{N}-]+)+")
 # Nine digits or more, of any script, with what people put between them (a date has eight); joiners are not seen.
-_DIGITS = regex.compile(r"\+?\(?\p{Nd}(?:[ \t\u00a0().\-–\u200b-\u200d]{0,3}\p{Nd}){8,}")
+_DIGITS = regex.compile(r"[+(]{0,2}\p{Nd}(?:[ \t\u00a0().\-–\u200b-\u200d]{0,3}\p{Nd}){8,}")
 # What begins neither with + nor 0 and has no four digits in a row is a list of short numbers.
 _PHONE = regex.compile(r"[+(]*(?:\+|[0০])|.*\p{Nd}{4}")
 

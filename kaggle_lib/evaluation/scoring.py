@@ -1,8 +1,9 @@
 """From what was measured row by row to base beside tuned: each number with its interval and, where it has one, floor.
 
 A measure is a dict of `group`, `name`, `title`, `better` (higher, lower or ""), `base`, `tuned`, `difference` (tuned -
-base), `interval` (95 %, or None where a number is of all rows together, or of fewer than ten), `floor` (`base`, `tuned`: the same answers
-against the references of other rows, or None), `signature` (or None) and `rows`. A number is None where no row has it.
+base), `interval` (95 %; None where a number is of all rows together, or of fewer than ten), `floor` (`base`, `tuned`:
+the same answers against the references of other rows, or None), `signature` (or None) and `rows`. A number is None
+where no row has it.
 """
 
 from __future__ import annotations

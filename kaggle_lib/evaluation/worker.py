@@ -108,11 +108,15 @@ def _evaluate(folder: RunFolder, rank: int, processes: int) -> bool:
     sides: dict[str, Callable[[], AbstractContextManager[Any]]] = {"base": model.disable_adapter, "tuned": nullcontext}
     complete = True
     try:
-        for side, applied in sides.items():
-            with applied():
-                measuring.likelihood(side, splits.test)
-                measuring.answers(side, asked)
-                measuring.retention(side, asked_back)
+        # Both sides' likelihood first: weights that are ruined show before anything is generated.
+        for measure, items in (
+            (measuring.likelihood, splits.test),
+            (measuring.answers, asked),
+            (measuring.retention, asked_back),
+        ):
+            for side, applied in sides.items():
+                with applied():
+                    measure(side, items)
     except Stopped:
         complete = False
     if not _all(complete, processes):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from pathlib import Path
 
 import pytest
 import sacrebleu
@@ -12,8 +14,8 @@ import torch
 from kaggle_lib import strategies
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data import chat, curate, read, tokenise
-from kaggle_lib.errors import UserError
-from kaggle_lib.evaluation import likelihood, overlap, worker
+from kaggle_lib.errors import DataError, UserError
+from kaggle_lib.evaluation import likelihood, overlap, retention, safety, scoring, worker
 from kaggle_lib.evaluation.result import NOTE, WORTH
 from kaggle_lib.files import sha256_of, write_json
 from kaggle_lib.presets import read_preset
@@ -21,6 +23,7 @@ from kaggle_lib.runs import events
 from kaggle_lib.runs.folder import RunFolder
 from kaggle_lib.strategies import adapter
 
+COMPREHENSION = Path(__file__).with_name("comprehension.jsonl")  # 12 rows of Belebele's schema, written for this test
 SESSION = "20261125T100000-aaaa1111"
 
 
@@ -63,7 +66,7 @@ def prepared(root, spread=None, **more):
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
-    folder, run_config = prepared(tmp_path_factory.mktemp("moved"), spread=0.05)
+    folder, run_config = prepared(tmp_path_factory.mktemp("moved"), spread=0.05, retention=str(COMPREHENSION))
     assert worker.main(folder.root) == {"outcome": "finished", "reason": ""}
     return folder, run_config, json.loads((folder.evaluation / "result.json").read_text(encoding="utf-8"))
 
@@ -94,11 +97,28 @@ def test_both_are_measured_on_the_same_rows_and_only_the_adapter_differs(evaluat
         name: result["base"][name] for name in ("rows", "tokens", "bytes")
     }
     assert all(abs(result["tuned"][name] - result["base"][name]) > 1e-3 for name in FLOATS)
-    folder, _ = prepared(tmp_path)
+    folder, _ = prepared(tmp_path, answer_prompts=True, answer_tokens=6, answer_rows=5)
     worker.main(folder.root)
     fresh = json.loads((folder.evaluation / "result.json").read_bytes())
     assert fresh["tuned"] == fresh["base"] == result["base"]
-    assert [sample["tuned"] for sample in fresh["samples"]] == [sample["base"] for sample in result["samples"]]
+    assert [sample["tuned"] for sample in fresh["samples"]] == [sample["base"] for sample in fresh["samples"]]
+    assert all(
+        (one["base"], one["difference"], one["interval"] in (None, [0, 0])) == (one["tuned"], 0, True)
+        for one in fresh["measures"]
+        if one["base"] is not None
+    )
+    assert fresh["retention"] == {"skipped": "Not measured: retention=off"}
+    lines = lines_of(folder, "answers.jsonl")
+    assert [(name, sum(line["set"] == name for line in lines)) for name in ("heldout", "safety", "native")] == [
+        ("heldout", 5),
+        ("safety", 40),
+        ("native", 60),
+    ]
+    asked = [one["text"] for name in ("safety", "native") for one in safety.prompts(name)]
+    assert [line["question"] for line in lines[5:]] == asked
+    assert all(0 < line["tuned"]["tokens"] <= 6 for line in lines)
+    assert (fresh["safety"]["prompts"], fresh["native"]["prompts"], fresh["native"]["reviewed"]) == (40, 60, False)
+    assert fresh["decoding"]["max_new_tokens"] == "6"
 
 
 NAMES = [
@@ -124,11 +144,48 @@ def test_result_says_what_it_is_of(evaluated):
     assert [sample["id"] for sample in result["samples"]] == sorted(row.id for row in chosen)
     assert [(s["question"], s["reference"]) for s in result["samples"]] == [(r.question, r.answer) for r in chosen]
     assert all(sample["base"] != sample["tuned"] for sample in result["samples"])
-    assert {name: result[name]["skipped"] for name in ("retention", "safety", "native")} == {
-        "retention": "Not measured: retention=off",
+    assert {name: result[name]["skipped"] for name in ("safety", "native")} == {
         "safety": "Not measured: answer_prompts=false",
         "native": "Not measured: answer_prompts=false",
     }
+
+
+def test_retention_is_the_likeliest_letter_of_four_one_question_at_a_time(evaluated):
+    folder, run_config, result = evaluated
+    _, model, tokenizer = loaded(run_config, folder)
+    letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "ABCD"]
+    rows = [json.loads(line) for line in COMPREHENSION.read_text(encoding="utf-8").splitlines()]
+    right, logs = [], []
+    for row in rows:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([retention.prompt(row, tokenizer, run_config)])).logits[0, -1]
+        logs.append(logits.double().log_softmax(0)[letters].tolist())
+        right.append(
+            max(range(4), key=lambda place, found=logs[-1]: found[place]) + 1 == int(row["correct_answer_num"])
+        )
+    measure = result["retention"]["measures"][0]
+    assert (measure["rows"], measure["base"]) == (12, pytest.approx(100 * sum(right) / 12))
+    parts = [
+        json.loads(line) for path in (folder.evaluation / "parts").iterdir() for line in path.open(encoding="utf-8")
+    ]
+    kept = {one["id"]: one["log_p"] for one in parts if (one["kind"], one["side"]) == ("retention", "base")}
+    for number, found in enumerate(logs):
+        assert kept[f"retention-{number}"] == pytest.approx(found, rel=1e-4)
+
+
+def test_retention_rows_are_always_the_same_and_a_wrong_file_is_named(tmp_path):
+    line = COMPREHENSION.read_text(encoding="utf-8").splitlines()[0]
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(f"{line}\n" for _ in range(900)), encoding="utf-8")
+    ids = [row["id"] for row in retention.load(path)]
+    assert len(ids) == 300 and ids == [row["id"] for row in retention.load(path)]
+    assert ids[:6] == [f"retention-{number}" for number in (0, 1, 3, 4, 5, 14)]
+    path.write_text(line.replace('"mc_answer3"', '"other"'), encoding="utf-8")
+    with pytest.raises(DataError, match=r"many.jsonl, line 1: KeyError\('mc_answer3'\) is not of Belebele's schema"):
+        retention.load(path)
+    path.write_text(line.replace('"correct_answer_num": "1"', '"correct_answer_num": "5"'), encoding="utf-8")
+    with pytest.raises(DataError, match="line 1: correct_answer_num is 5, not 1 to 4"):
+        retention.load(path)
 
 
 def test_the_files_beside_it_give_the_same_scores(evaluated):
@@ -179,7 +236,7 @@ def test_it_leaves_signs_of_life_events_and_an_outcome(evaluated):
 
 def test_an_evaluation_that_is_asked_to_stop_pauses_and_goes_on_to_the_same_result(evaluated, tmp_path, monkeypatch):
     whole, _, _ = evaluated
-    folder, _ = prepared(tmp_path, spread=0.05)
+    folder, _ = prepared(tmp_path, spread=0.05, retention=str(COMPREHENSION))
     beats = iter(range(10_000))
     beat = RunFolder.beat
 
@@ -196,7 +253,11 @@ def test_an_evaluation_that_is_asked_to_stop_pauses_and_goes_on_to_the_same_resu
     part = next((folder.evaluation / "parts").iterdir())
     kept = part.read_text(encoding="utf-8")
     done = [json.loads(line) for line in kept.splitlines()]
-    assert {(one["kind"], one["side"]) for one in done} == {("likelihood", "base"), ("answer", "base")}
+    assert [name for name, _ in itertools.groupby((one["kind"], one["side"]) for one in done)] == [
+        ("likelihood", "base"),
+        ("likelihood", "tuned"),
+        ("answer", "base"),
+    ]
     part.write_text(kept + '{"kind": "answer", "si', encoding="utf-8")  # as a kill leaves a line
     folder.clear_requests()
     assert worker.main(folder.root) == {"outcome": "finished", "reason": ""}
@@ -227,6 +288,26 @@ def test_a_run_without_test_rows_is_one_clear_error(tmp_path):
         "Run 'a' has no test rows, so there is nothing to evaluate on. The adapter is as it was. "
         "Start another run with test_fraction above 0, or with more rows."
     )
+
+
+def test_an_embedding_model_without_its_package_is_one_clear_error(tmp_path):
+    folder, _ = prepared(tmp_path, similarity_model="org/model@abc")
+    assert failure(folder) == (
+        "similarity_model=org/model@abc needs sentence-transformers, which is not installed. Nothing was evaluated. "
+        "`pip install sentence-transformers`, or leave similarity_model out."
+    )
+
+
+def test_similarity_has_a_floor_and_100_for_the_same_text():
+    def encode(texts):  # a stand-in: how often each of three letters is there
+        return [[text.count(letter) for letter in "কমন"] for text in texts]
+
+    wanted = ["কক", "মম", "নন", "কম"] * 3
+    answers = [{"reference": text, "base": {"text": "কন"}, "tuned": {"text": text}} for text in wanted]
+    found = scoring.similarity(answers, 1, "org/model@abc", encode)
+    assert found["tuned"] == pytest.approx(100)
+    assert found["base"] == pytest.approx(100 * (2 * 0.5**0.5 + 0.5) / 4)
+    assert found["floor"]["tuned"] < 60 and found["signature"] == "org/model@abc"
 
 
 def test_ruined_weights_are_one_clear_error(tmp_path):

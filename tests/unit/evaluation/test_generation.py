@@ -148,3 +148,42 @@ def test_decoding_is_described(tokenizer):
         "stop_token_ids": [260, 257],
         "max_new_tokens": "7 a word of the reference, at least 64, at most 128",
     }
+
+
+def test_a_cap_of_the_configuration_stands_in_place_of_the_references_length():
+    assert generation.new_token_budget("ক " * 1000, config(max_length=4096, answer_tokens=40)) == 40
+    assert generation.new_token_budget("ক", config(max_length=64, answer_tokens=40)) == 32
+
+
+PROMPTS = ("ক", "hello there, how are you?", "আমি", "a b c", "মন ভালো নেই", "x", "১২৩ কথা বলি চলো আজ")
+
+
+def in_batches(model, tokenizer, size):
+    prompts = [ids(tokenizer, text) for text in PROMPTS]
+    budgets = [12, 40, 5, 33, 21, 40, 17]
+    found = {}
+    for places in generation.batches([len(prompt) for prompt in prompts], size):
+        made = generation.answers(model, tokenizer, *([one[place] for place in places] for one in (prompts, budgets)))
+        found |= zip(places, made, strict=True)
+    assert sorted(found) == list(range(len(PROMPTS)))
+    return [found[place] for place in range(len(PROMPTS))]
+
+
+def test_batches_of_any_size_give_what_one_by_one_gives_in_order(tokenizer):
+    torch.manual_seed(5)
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=262, initializer_range=0.4, **shape)).eval()
+    with torch.no_grad():  # so that some answers end by themselves
+        model.lm_head.weight[260] *= 2
+    alone = in_batches(model, tokenizer, 1)
+    assert in_batches(model, tokenizer, 3) == in_batches(model, tokenizer, 7) == alone
+    assert {answer.ended for answer in alone} == {True, False}
+    assert all(answer.tokens for answer in alone)
+    by_hand = [greedy(model, ids(tokenizer, text), one.tokens) for text, one in zip(PROMPTS, alone, strict=True)]
+    for tokens, answer in zip(by_hand, alone, strict=True):
+        text = tokenizer.decode(tokens[:-1] if answer.ended else tokens)
+        assert answer.text == (text.removesuffix("\ufffd") if answer.letter_cut else text)
+
+
+def test_batches_hold_every_row_once_by_length():
+    assert generation.batches([3, 9, 1, 9, 4], 2) == [[1, 3], [4, 0], [2]]

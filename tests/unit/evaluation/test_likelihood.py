@@ -78,9 +78,10 @@ def model():
     return adapted(tiny())
 
 
+@pytest.mark.parametrize("padding", ["right", "left"])
 @pytest.mark.parametrize("max_tokens", [1, 20, 35, 64, 10_000])
-def test_equal_to_a_plain_loop_for_any_batch_size(model, max_tokens):
-    scores = score_rows(model, ROWS, pad_id=PAD, eot_id=EOT, max_tokens=max_tokens)
+def test_equal_to_a_plain_loop_for_any_batch_size_and_padding_side(model, max_tokens, padding):
+    scores = score_rows(model, ROWS, pad_id=PAD, eot_id=EOT, max_tokens=max_tokens, padding=padding)
     assert [score.id for score in scores] == [900, 899, 898, 897, 896, 895, 894]
     assert [score.tokens for score in scores] == [5, 1, 17, 4, 5, 11, 5]
     assert [score.bytes for score in scores] == [10, 3, 36, 11, 14, 27, 16]
