@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.utils import get_session
 
 from kaggle_lib.checkpoints import hub_client
-from kaggle_lib.checkpoints.hub_client import OutOfTime, left, rest, within
+from kaggle_lib.checkpoints.hub_client import OutOfTime, left, rest, within, xet_abort
 
 
 class Trickle(BaseHTTPRequestHandler):
@@ -86,3 +86,11 @@ def test_nothing_is_begun_after_the_end_and_an_inner_operation_ends_with_the_out
         with pytest.raises(OutOfTime):
             get_session().get(slow)
     assert left() == math.inf
+
+
+def test_a_cancelled_transfer_is_no_interrupt_by_the_user():
+    with within(60.0):
+        with pytest.raises(OutOfTime), xet_abort():
+            raise KeyboardInterrupt("Keyboard interrupt (SIGINT)")  # hf_xet 1.8.0, in a race
+        with pytest.raises(KeyboardInterrupt), xet_abort():
+            raise KeyboardInterrupt
