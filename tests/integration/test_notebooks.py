@@ -97,7 +97,7 @@ def test_what_the_train_notebook_shows_is_what_its_preset_says() -> None:
 
 
 def test_the_notebooks_page_names_every_notebook() -> None:
-    assert set(re.findall(r"notebooks/([a-z_]+)\.ipynb\)", PAGE)) == {path.stem for path in TEXTS}
+    assert set(re.findall(r"notebooks/([a-z0-9_]+)\.ipynb\)", PAGE)) == {path.stem for path in TEXTS}
 
 
 # What is refused, before anything is loaded
