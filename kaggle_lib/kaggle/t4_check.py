@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -31,7 +32,7 @@ from kaggle_lib.checkpoints.lease import Lease
 from kaggle_lib.errors import UserError
 from kaggle_lib.files import sha256_of, write_json
 from kaggle_lib.report.speed import shape_of
-from kaggle_lib.runs import events, ledger, rescue
+from kaggle_lib.runs import base_model, events, ledger, rescue
 from kaggle_lib.runs.folder import RunFolder
 from kaggle_lib.runs.opening import Opened, new_session_id, open_run
 from kaggle_lib.session.machine import find_gpus
@@ -40,6 +41,7 @@ Say = Callable[[str], None]
 MINUTES = 20.0
 NAME = "t4-check.json"
 FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt")
+POLL_SECONDS = 0.05
 PARTS = ("whole", "one_gpu", "killed")
 
 
@@ -65,6 +67,8 @@ def check(values: Mapping[str, object], say: Say, minutes: float = MINUTES) -> d
         "speed": [],
     }
     began, longest = time.monotonic(), 0.0
+    if opened.config.hub_base:  # once, before any part is timed
+        base_model.fetch(opened.config, opened.base_commit or base_model.commit_of(opened.config), say)
     for part in PARTS:
         for one in checks:
             left = 60 * minutes - (time.monotonic() - began)
@@ -155,6 +159,8 @@ class Check:
 
     def killed(self) -> dict[str, Any]:
         self._train("killed", kill_after=self.half + 1)
+        if self._folder("killed").checkpoint(self.steps).exists():
+            raise UserError("the session was over before it could be killed: more max_steps than twice save_steps help")
         self._train("killed")
         whole, killed = (self._folder(part).checkpoint(self.steps) for part in ("whole", "killed"))
         sessions = [event for event in self._log("killed") if event["event"] == "session"]
@@ -202,26 +208,35 @@ class Check:
             **changed,
         }
         words = [word for name, value in values.items() for word in ("--set", f"{name}={_text(value)}")]
-        with subprocess.Popen(
-            [sys.executable, "-m", "kaggle_lib", "train", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-        ) as session:
-            assert session.stdout is not None
-            last = ""
-            try:
-                for line in session.stdout:
-                    last = line.strip() or last
-                    self.say(f"  {line.rstrip()}")
-                    if kill_after and any(event["step"] >= kill_after for event in self._steps(part)):
-                        session.kill()
-            finally:
-                session.kill()  # nothing where it has ended
-        if session.returncode != (-9 if kill_after else 0):
+        self.place.mkdir(parents=True, exist_ok=True)
+        path = self.place / f"{part}.log"
+        with path.open("ab") as log:
+            start = log.tell()
+            command = [sys.executable, "-m", "kaggle_lib", "train", *words]
+            session = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            while session.poll() is None:
+                time.sleep(POLL_SECONDS)
+                if kill_after and any(event["step"] >= kill_after for event in self._steps(part)):
+                    session.kill()
+                start = self._show(path, start)
+        except BaseException:
+            session.kill()
+            raise
+        self._show(path, start, all_of_it=True)
+        if session.returncode != (-signal.SIGKILL if kill_after else 0):
+            last = path.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
             raise UserError(f"the session ended with {session.returncode}: {last}")
+
+    def _show(self, path: Path, start: int, all_of_it: bool = False) -> int:
+        """Say the whole lines that the file has got since byte `start`; returns where to go on."""
+        with path.open("rb") as log:
+            log.seek(start)
+            new = log.read()
+        new = new if all_of_it else new[: new.rfind(b"\n") + 1]
+        for line in new.decode("utf-8", "replace").splitlines():
+            self.say(f"  {line}")
+        return start + len(new)
 
 
 def _speed(steps: list[events.Event]) -> dict[str, Any]:
