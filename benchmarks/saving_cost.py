@@ -164,8 +164,9 @@ def main() -> None:
         if began > first and ended < last and inside in (0.0, 1.0):
             cpu[inside == 1.0][0] += after - before
             cpu[inside == 1.0][1] += ended - began
-    sent = sum(end - begin for begin, end in windows) / len(windows)
-    supervisor = (cpu[True][0] / cpu[True][1] - cpu[False][0] / cpu[False][1]) * sent
+    sent = sum(end - begin for begin, end in windows)
+    uploads = [one for one in uploads if share_inside(windows, moment(one) - one["seconds"], moment(one)) > 0.99]
+    supervisor = (cpu[True][0] / cpu[True][1] - cpu[False][0] / cpu[False][1]) * sent / len(uploads)
     blocking = statistics.median(save["seconds"] for save in saves)
     ratios = beside(steps, windows)
     low, high = interval(ratios, random.Random(0))
@@ -174,10 +175,11 @@ def main() -> None:
         "seconds a step": round(statistics.median(step["seconds"] for step in steps), 3),
         "checkpoint MB": round(uploads[-1]["bytes"] / 1e6, 1),
         "saves": len(saves),
+        "uploads": len(uploads),
         "seconds of an upload": round(statistics.median(upload["seconds"] for upload in uploads), 1),
-        "seconds that the Hub is talked to after a save": round(sent, 1),
+        "seconds that the Hub is talked to for an upload": round(sent / len(uploads), 1),
         "blocking, seconds a save": round(blocking, 3),
-        "supervisor, CPU seconds a save": round(supervisor, 3),
+        "supervisor, CPU seconds an upload": round(supervisor, 3),
         "beside ÷ alone": f"{statistics.median(ratios):.3f} ({low:.3f} to {high:.3f}, {len(ratios)} windows)",
     }
     for name, value in told.items():

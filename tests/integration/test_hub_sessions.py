@@ -109,8 +109,16 @@ def test_killed_with_its_machine_and_finished_evaluated_and_reported_on_others(w
     assert not (place.folder.root / "worker.log").exists()
     assert read_json(place.folder.evaluation / "result.json") == result
     assert place.curve() == compared.curve()
+
+    place = place.moved(hub, monkeypatch, "fifth")
+    monkeypatch.setenv("HF_TOKEN", "hf_onlyreads")
     place.call("report")
+    assert place.curve() == compared.curve()
+    page = (place.folder.report / "index.html").read_text(encoding="utf-8")
     status = place.call("status")
+    assert status["storage"]["checkpoints"] == 2
+    assert status["storage"]["bytes"] > 2 * status["checkpoint"]["bytes"]
+    assert f"On the store: 2 checkpoints, {status['storage']['bytes'] / 1e6:.1f} MB in all.</p>" in page
     assert [one["ended_because"] for one in status["sessions"]] == [
         "killed",
         "finished: all steps are done",
