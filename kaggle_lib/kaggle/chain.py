@@ -29,9 +29,9 @@ from kaggle_lib.kaggle.push import (
 )
 from kaggle_lib.runs.ledger import Record
 from kaggle_lib.runs.opening import Opened
+from kaggle_lib.session.clock import KAGGLE_HOURS
 
 Say = Callable[[str], None]
-LIMIT_HOURS = 11.5  # what a session takes of the quota at most, unless session_hours says less
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,7 @@ class _Chain:
 
 def session_hours(asked: float | None, quota: Quota | None) -> float | None:
     """Hours of the next session: no more than the week's quota has left, with room to save."""
-    if quota is None or quota.left >= (asked or LIMIT_HOURS) + 0.25:
+    if quota is None or quota.left >= (asked or KAGGLE_HOURS) + 0.25:
         return asked
     return round(quota.left - 0.25, 2)
 

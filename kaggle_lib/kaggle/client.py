@@ -19,18 +19,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kaggle_lib.errors import KaggleError
+from kaggle_lib.errors import KaggleBusy, KaggleError
 from kaggle_lib.runs.launch import die_with_parent
 from kaggle_lib.session.secrets import HUB_VARIABLES
 
 SITE = "https://www.kaggle.com"
 SECONDS = 120.0
+NO_LOGIN = "Authentication required"
 # Words of Kaggle's own for "not now": slots, the weekly quota, no machine free. Anything
 # else that it refuses is for a person to put right.
 NOT_NOW = re.compile(
-    r"maximum (batch|weekly|interactive)|session count|quota|capacity|no \w+ (is|are) (currently )?available"
-    r"|(resources?|gpus?|accelerators?) (is|are) (currently )?(un|not )available|try again later|being processed"
-    r"|rate limit|\b429\b",
+    r"maximum (batch|weekly|interactive)|session count|(gpu|tpu|weekly)[^.]{0,20} quota|capacity"
+    r"|no \w+ (is|are) (currently )?available|(resources?|gpus?|accelerators?) (is|are) (currently )?(un|not )available"
+    r"|try again later|being processed|rate limit|\b429\b",
     re.IGNORECASE,
 )
 NOT_SENT = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeout|Failed to establish")
@@ -80,8 +81,8 @@ class Said:
         """The line that says what went wrong: the command line's first one, or the last one of a traceback."""
         if self.code is None:
             return "it did not answer in time"
-        if "Authentication required" in self.out + self.err:
-            return "Authentication required"
+        if NO_LOGIN in self.out + self.err:
+            return NO_LOGIN
         told = self.err if self.err.strip() else self.out
         lines = [line.strip() for line in told.splitlines() if line.strip() and not line.startswith("Warning:")]
         return (
@@ -193,7 +194,15 @@ class Client:
         return {**kept, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
 
     def call(self, *words: str) -> Said:
-        return self._run(self.words(*words))
+        """Raises KaggleError where nobody is logged in."""
+        said = self._run(self.words(*words))
+        if said.problem == NO_LOGIN:
+            raise KaggleError(
+                "Kaggle does not know who you are: no credentials, or none that are valid.",
+                todo=f"Set KAGGLE_API_TOKEN, or store a token of {SITE}/settings/api in ~/.kaggle/access_token, or set "
+                "KAGGLE_USERNAME and KAGGLE_KEY.",
+            )
+        return said
 
     def _run(self, words: list[str]) -> Said:
         try:
@@ -213,11 +222,11 @@ class Client:
         return Said(done.returncode, done.stdout, done.stderr)
 
     def user(self) -> str:
-        """The name that this user is logged in with. Raises KaggleError where there is none."""
+        """The name that this user is logged in with. Raises KaggleBusy where Kaggle does not say."""
         said = self.call("config", "view")
         if found := re.search(r"^- username: (?!None$)(\S+)$", said.out, re.MULTILINE):
             return found[1]
-        raise no_login(said.problem)
+        raise KaggleBusy(f"Kaggle does not say who you are ({said.problem}).", todo="Try again, or give --kernel.")
 
     def status(self, kernel: str) -> Status:
         return read_status(self.call("kernels", "status", kernel))
@@ -259,14 +268,6 @@ class Client:
             env={**self.environment(), "PYTHONUNBUFFERED": "1"},
             preexec_fn=die_with_parent(),
         )
-
-
-def no_login(problem: str) -> KaggleError:
-    return KaggleError(
-        f"Kaggle does not know who you are ({problem}).",
-        todo=f"Set KAGGLE_API_TOKEN, or store a token of {SITE}/settings/api in ~/.kaggle/access_token, or set "
-        "KAGGLE_USERNAME and KAGGLE_KEY.",
-    )
 
 
 def editor(kernel: str) -> str:

@@ -199,14 +199,13 @@ def dropped(reply: Reply, metadata: Mapping[str, Any], pulled: Pulled | None) ->
     """The sources that were sent and are not attached: as push says, and, because it does not say all of them, by what
     the pushed version has."""
     missing = list(reply.dropped)
-    if pulled:
-        for key in SOURCES:
-            there = {source.lower() for source in pulled.metadata.get(key) or []}
-            for source in metadata.get(key) or []:
-                kind = key.removesuffix("_sources")
-                base = "/".join(source.split("/")[:2]) if kind != "model" else source
-                if not any(one == source.lower() or one.startswith(base.lower()) for one in there):
-                    missing.append(f"{kind} {source}")
+    for key in SOURCES if pulled else ():
+        assert pulled is not None
+        parts = 5 if key == "model_sources" else 2  # without the version of a dataset or a kernel
+        there = {str(source.lower().split("/")[:parts]) for source in pulled.metadata.get(key) or []}
+        wanted = metadata.get(key) or []
+        kind = key.removesuffix("_sources")
+        missing += [f"{kind} {one}" for one in wanted if str(one.lower().split("/")[:parts]) not in there]
     return list(dict.fromkeys(missing))
 
 

@@ -5,7 +5,18 @@ import json
 import pytest
 
 from kaggle_lib.errors import ConfigError, KaggleBusy, KaggleError
-from kaggle_lib.kaggle.client import Pulled, Quota, Reply, Said, Status, read_push, read_quota, read_status
+from kaggle_lib.kaggle.client import (
+    NOT_NOW,
+    Client,
+    Pulled,
+    Quota,
+    Reply,
+    Said,
+    Status,
+    read_push,
+    read_quota,
+    read_status,
+)
 from kaggle_lib.kaggle.push import Plan, dropped, only_one, open_for_kaggle, problems_of, send, write_mark
 from kaggle_lib.kaggle.token_dataset import _state
 
@@ -126,6 +137,22 @@ def test_live_are_queued_running_and_cancelling_only():
     assert [state for state in states if Status(state).live] == ["queued", "running", "cancelling"]
 
 
+def test_only_words_about_gpus_and_slots_mean_not_now():
+    assert NOT_NOW.search("Maximum weekly GPU quota of 30.00 hours reached.")
+    assert not NOT_NOW.search("OSError: [Errno 122] Disk quota exceeded")
+    assert not NOT_NOW.search("Your notebook tried to allocate more memory than is available.")
+
+
+def test_nobody_logged_in_is_said_with_what_to_do(monkeypatch):
+    client = Client()
+    monkeypatch.setattr(client, "_run", lambda words: Said(1, LOGIN, ""))
+    with pytest.raises(KaggleError, match=r"^Kaggle does not know who you are: no credentials, .* KAGGLE_API_TOKEN"):
+        client.status("asha/my-run")
+    monkeypatch.setattr(client, "_run", lambda words: Said(1, "", TRACEBACK))
+    with pytest.raises(KaggleBusy, match=r"^Kaggle does not say who you are \(requests.*503 Server Error"):
+        client.user()
+
+
 def test_the_quota_is_the_gpu_row():
     out = (
         "resource,used,remaining,total,refreshAt\nGPU,27.50h,2.50h,30.00h,2026-11-28T00:00:00+00:00\nTPU,0h,20h,20h,\n"
@@ -168,12 +195,16 @@ def test_names_and_sources_are_checked_before_anything_is_sent(change, problem):
 
 
 def test_a_source_that_push_is_silent_about_is_seen_in_what_was_pushed():
-    sent = {"dataset_sources": ["Raj/Corpus"], "model_sources": ["m/l/t/8b/1"], "kernel_sources": ["asha/my-run"]}
+    sent = {
+        "dataset_sources": ["Raj/Corpus", "raj/corp"],
+        "model_sources": ["m/l/t/8b/1"],
+        "kernel_sources": ["asha/my-run"],
+    }
     there = {"dataset_sources": ["raj/corpus"], "model_sources": [], "kernel_sources": ["asha/my-run/2"]}
-    assert dropped(Reply("pushed"), sent, Pulled(there)) == ["model m/l/t/8b/1"]
+    assert dropped(Reply("pushed"), sent, Pulled(there)) == ["dataset raj/corp", "model m/l/t/8b/1"]
     assert dropped(Reply("pushed"), sent, None) == []
     twice = Reply("pushed", dropped=("model m/l/t/8b/1",))
-    assert dropped(twice, sent, Pulled(there)) == ["model m/l/t/8b/1"]
+    assert dropped(twice, sent, Pulled(there)) == ["model m/l/t/8b/1", "dataset raj/corp"]
 
 
 class Kaggle:
