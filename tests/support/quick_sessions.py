@@ -130,7 +130,7 @@ class Laptop:
         process = self.start(command, *words, **values)
         out, err = process.communicate()
         assert process.returncode == code, f"exit {process.returncode}, not {code}\n{out}\n{err}"
-        assert "Traceback" not in err, err
+        assert not any(line.startswith("Traceback") for line in err.splitlines()), err  # the session's own are indented
         return {**json.loads(out), "stderr": err}
 
 
