@@ -90,7 +90,7 @@ def test_with_json_a_mistake_is_also_one_object(tmp_path: Path) -> None:
     [
         (["--set", "seed"], "--set seed: should be key=value"),
         (["--set", "preset=tiny-cpu"], "--set preset=…: is an option of its own, --preset"),
-        (["--preset", "tiny"], "preset: 'tiny' is not one of bengali-8b-t4, bengali-8b-t4-full, tiny-cpu"),
+        (["--preset", "tiny"], "preset: 'tiny' is not one of bengali-8b-t4, bengali-8b-t4-full, t4-check, tiny-cpu"),
         (["--preset", "tiny-cpu", "--config", "a.yaml"], "preset: give a preset or a config file, not both"),
         (["--config", "a.yaml"], "a.yaml: cannot be read (No such file or directory)"),
     ],
