@@ -7,6 +7,7 @@ is proposed with probability 1 - (1 - s^r)^b (Leskovec, Rajaraman and Ullman, Mi
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -102,14 +103,21 @@ def repeats(held_out: Sequence[str], others: Sequence[str], least: float = SIMIL
         spare = int((1 - least) * len(one) + 1e-9) + 1 - (len(one) - len(known))
         return sorted(known)[:spare] if spare > 0 else []
 
+    # By size, so that of a gram's sets those are looked up alone whose size allows the similarity.
+    inorder = sorted(range(len(sets)), key=lambda place: len(sets[place]))
+    sizes = [len(sets[place]) for place in inorder]
     index: dict[int, list[int]] = defaultdict(list)
-    for place, one in enumerate(sets):
-        for gram in first(one):
-            index[gram].append(place)
+    for at, place in enumerate(inorder):
+        for gram in first(sets[place]):
+            index[gram].append(at)
     for other, text in enumerate(others):
         mine = grams(text)
-        near = {place for gram in first(mine) for place in index.get(gram, ())}
-        for place in sorted(near):
-            sizes = len(sets[place]), len(mine)
-            if min(sizes) >= least * max(sizes) and similarity(sets[place], mine) >= least:
+        begin = bisect_left(sizes, least * len(mine) - 1e-9)
+        end = bisect_right(sizes, len(mine) / least + 1e-9)
+        near: set[int] = set()
+        for gram in first(mine):
+            if found := index.get(gram):
+                near.update(found[bisect_left(found, begin) : bisect_left(found, end)])
+        for place in sorted(inorder[at] for at in near):
+            if similarity(sets[place], mine) >= least:
                 yield place, other
