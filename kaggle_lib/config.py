@@ -92,7 +92,10 @@ class RunConfig(BaseModel):
         "same",
     )
     rows: int | None = option(
-        None, "Train on this many curated rows, whole dialogues, each source and length in its share; all unless set.", "same", ge=1
+        None,
+        "Train on this many curated rows, whole dialogues, each source and length in its share; all unless set.",
+        "same",
+        ge=1,
     )
     validation_fraction: float = option(
         0.05, "Share of the rows, whole dialogues, for the curve and the best step.", "same", ge=0, lt=1
@@ -157,30 +160,14 @@ class RunConfig(BaseModel):
         50, "Validation every so many steps; 0: off. Changes nothing of the training.", "free", ge=0
     )
     eval_rows: int = option(64, "Validation rows that are scored each time, always the same ones.", "free", ge=1)
-    answer_rows: int = option(
-        300,
-        "Test rows that `evaluate` lets base and tuned answer, always the same; likelihood is of all.",
-        "free",
-        ge=1,
-    )
-    answer_tokens: int | None = option(
-        None, "Most new tokens of an answer; 7 a word of the reference, at least 64, unless set.", "free", ge=1
-    )
+    answer_rows: int = option(300, "Test rows that base and tuned answer, always the same ones.", "free", ge=1)
+    answer_tokens: int | None = option(None, "Most new tokens of an answer; 7 a word unless set.", "free", ge=1)
     answer_batch_size: int = option(16, "Answers that are generated at a time; halved where memory ends.", "free", ge=1)
-    answer_prompts: bool = option(
-        True, "Let base and tuned answer the package's 40 crisis and harm prompts and 60 native ones, too.", "free"
-    )
+    answer_prompts: bool = option(True, "Answer the package's crisis, harm and native prompts, too.", "free")
     retention: str = option(
-        "off",
-        "Reading comprehension before and after the tuning: `belebele` (300 rows, from the Hub), a JSONL file with "
-        "the same keys, or off.",
-        "free",
+        "off", "Reading test: `belebele` (from the Hub), a JSONL file of its schema, or off.", "free"
     )
-    similarity_model: str | None = option(
-        None,
-        "Embedding model `name@revision` for the similarity of answer and reference; not measured unless set.",
-        "free",
-    )
+    similarity_model: str | None = option(None, "Embedding model `name@revision` to compare answers by.", "free")
     logging_steps: int = option(10, "A line of progress every so many steps.", "free", ge=1)
     keep: int = option(2, "Checkpoints that stay in the run folder and on the store.", "free", ge=1)
 

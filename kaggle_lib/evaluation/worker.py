@@ -106,14 +106,15 @@ def _evaluate(folder: RunFolder, rank: int, processes: int) -> bool:
     folder.beat("evaluate")
     measuring = Measuring(model, tokenizer, config, parts, rank, processes, beat)
     sides: dict[str, Callable[[], AbstractContextManager[Any]]] = {"base": model.disable_adapter, "tuned": nullcontext}
+    # Both sides' likelihood first: weights that are ruined show before anything is generated.
+    work: tuple[tuple[Callable[[str, Any], None], Any], ...] = (
+        (measuring.likelihood, splits.test),
+        (measuring.answers, asked),
+        (measuring.retention, asked_back),
+    )
     complete = True
     try:
-        # Both sides' likelihood first: weights that are ruined show before anything is generated.
-        for measure, items in (
-            (measuring.likelihood, splits.test),
-            (measuring.answers, asked),
-            (measuring.retention, asked_back),
-        ):
+        for measure, items in work:
             for side, applied in sides.items():
                 with applied():
                     measure(side, items)

@@ -38,7 +38,7 @@ def test_a_killed_and_a_paused_evaluation_go_on_to_the_result_of_an_undisturbed_
     place.call()
     evaluation = place.folder.evaluation
 
-    killed = started(place, processes=2)
+    killed = started(place, processes=1)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
     assert not (evaluation / "result.json").exists()
