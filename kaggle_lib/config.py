@@ -20,12 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from kaggle_lib.errors import ConfigError, ResumeError
-from kaggle_lib.values import expected, read
+from kaggle_lib.values import expected, is_hub_id, read
 
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HUB = "hf://"
-# huggingface_hub's rule for each part of an id (utils/_validators.py); both together have at most 96 characters.
-HUB_NAME = re.compile(r"(?!.*(--|\.\.|\.git$))[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 
 # May a later session of the same run change it? "same": it must be equal, because the weights depend on it.
 # "free": it may change and changes no bit of the weights (`processes`: equal to rounding, which is said).
@@ -45,14 +43,10 @@ class RunConfig(BaseModel):
     run: str = option(..., "The run's name: letters, digits, dot, dash, underscore; at most 64.", "same")
     store: str = option("store", "Where checkpoints outlive the machine: a folder, or `hf://user/repo`.", "free")
     public_store: bool = option(
-        False,
-        "Let `hf://user/repo` be a public repo, where everybody can read the run; else that is refused.",
-        "free",
+        False, "Let `hf://user/repo` be a public repo, where everybody can read the run; else refused.", "free"
     )
     payload: Literal["repo", "bucket"] = option(
-        "repo",
-        "On the Hub: the files of checkpoints go to the repo, or to a private Storage Bucket of the same name.",
-        "free",
+        "repo", "Where the files of checkpoints go on the Hub: the repo, or a private bucket of its name.", "free"
     )
     work_dir: str = option("work", "Where the run folder lies on this machine; may be lost at any time.", "free")
 
@@ -133,8 +127,7 @@ class RunConfig(BaseModel):
 
     recomputation: Literal["auto", "full", "none"] = option(
         "auto",
-        "Recompute activations in the backward pass: auto (on a GPU, not on a CPU), full, or none, until memory runs "
-        "out.",
+        "Recompute activations in the backward pass: auto (on a GPU only), full, or none, until memory runs out.",
         "free",
     )
     padding_free: bool = option(
@@ -298,12 +291,6 @@ POLICY: dict[str, Policy] = {
 
 # What a session records of its machine; a change is noted and ends the bit-for-bit claim from there.
 RECORDED = ("torch", "cuda", "gpu", "python", "transformers", "peft", "trl", "bitsandbytes", "unsloth", "unsloth_zoo")
-
-
-def is_hub_id(text: str) -> bool:
-    """Whether `text` can be the id of a repo on the Hub: `name`, or `user/name`."""
-    parts = text.split("/")
-    return len(parts) <= 2 and len(text) <= 96 and all(HUB_NAME.fullmatch(part) for part in parts)
 
 
 def _lower(message: str) -> str:

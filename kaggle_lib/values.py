@@ -1,4 +1,4 @@
-"""A value by the type of its field: text is read, typed values are taken, and nothing is guessed."""
+"""A value by the type of its field: text is read, typed values are taken, and nothing is guessed. What a Hub id is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from typing import Annotated, Any, Literal
 
 BROKEN = re.compile("[\x00\ud800-\udfff]")
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
+# huggingface_hub's rule for each part of an id (utils/_validators.py); both together have at most 96 characters.
+HUB_NAME = re.compile(r"(?!.*(--|\.\.|\.git$))[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether `text` can be the id of a repo on the Hub: `name`, or `user/name`."""
+    parts = text.split("/")
+    return len(parts) <= 2 and len(text) <= 96 and all(HUB_NAME.fullmatch(part) for part in parts)
 
 
 def _kinds(annotation: Any) -> list[Any]:

@@ -25,9 +25,9 @@ from kaggle_lib.checkpoints.hub_repo import Damaged, Repo, Tree
 from kaggle_lib.checkpoints.lease import Lease
 from kaggle_lib.checkpoints.manifest import NAME, Manifest, damaged, folder_name, parse, step_of
 from kaggle_lib.checkpoints.store import Stored
-from kaggle_lib.config import is_hub_id
 from kaggle_lib.errors import CheckpointError, ConfigError, StoreError
 from kaggle_lib.files import dump_json
+from kaggle_lib.values import is_hub_id
 
 CONFIG, LEASE, LEDGER, HEAD = "config.json", "lease.json", "ledger.json", "head.json"
 RESTORE = "Restore it from the branch's history, or start another run (run=NAME)."

@@ -343,7 +343,7 @@ def test_a_file_that_is_gone_from_the_bucket_is_named_and_the_checkpoint_before_
 @pytest.mark.parametrize("times", [1, None])
 def test_a_download_that_comes_damaged_is_made_once_more(hub, tmp_path, events, times):
     claim(hub).commit(checkpoint(tmp_path, 10), {"id": "A"}, events)
-    hub.faults.add("corrupt_download", path="^/_cas/", times=times)
+    hub.faults.add("corrupt_download", path="/v1/reconstructions/", times=times)
     back = store(hub)
     [stored] = back.peek().checkpoints
     if times:
