@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kaggle_lib.api import (
+        chat,
         doctor,
         evaluate,
         load,
         plan,
         prepare,
+        publish,
         rate_build,
         rate_score,
         report,
@@ -35,8 +37,8 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "Outcome", "RunConfig", "__version__",
-    "configure", "doctor", "evaluate", "load", "plan", "prepare", "rate_build", "rate_score", "report",
-    "status", "t4_check", "train",
+    "chat", "configure", "doctor", "evaluate", "load", "plan", "prepare", "publish", "rate_build", "rate_score",
+    "report", "status", "t4_check", "train",
 ]
 # fmt: on
 
@@ -44,6 +46,7 @@ __all__ = [
 _HOMES = {
     "Outcome": "kaggle_lib.runs.outcome",
     "RunConfig": "kaggle_lib.config",
+    "chat": "kaggle_lib.api",
     "configure": "kaggle_lib.settings",
     "doctor": "kaggle_lib.api",
     "evaluate": "kaggle_lib.api",

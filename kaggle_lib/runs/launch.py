@@ -65,6 +65,28 @@ def hang_seconds(hang_minutes: float, phase: str) -> float:
     return 60 * hang_minutes * (1 if phase == "train" else 4)
 
 
+def environment(processes: int) -> dict[str, str]:
+    """What a worker gets to see: no token, the Hub offline, the package from wherever the notebook or command runs."""
+    found = {
+        **{name: value for name, value in os.environ.items() if name not in secrets.VARIABLES},
+        "KAGGLE_LIB_SUPERVISED": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "1",  # a base model of the Hub was fetched before
+        # Waiting OpenMP threads sleep: on a busy machine spinning ones take the cores from those that work.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+    }
+    if processes == 1 and (first := visible_gpus()[:1]):
+        # With two GPUs in sight and one process Trainer would split every batch over both (DataParallel).
+        found["CUDA_VISIBLE_DEVICES"] = first[0]
+    # The package must be found from wherever the notebook or the command runs.
+    root = str(Path(__file__).parents[2])
+    found["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return found
+
+
 class Workers:
     """One launch of a worker module over a run folder; its output goes to `worker.log` there.
 
@@ -77,23 +99,6 @@ class Workers:
         self.log_path = folder.root / "worker.log"
         self._beat: tuple[int, str] | None = None
         self._beat_seen = time.monotonic()
-        environment = {
-            **{name: value for name, value in os.environ.items() if name not in secrets.VARIABLES},
-            "KAGGLE_LIB_SUPERVISED": "1",
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONIOENCODING": "utf-8",
-            "TOKENIZERS_PARALLELISM": "false",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_OFFLINE": "1",  # a base model of the Hub was fetched before
-            # Waiting OpenMP threads sleep: on a busy machine spinning ones take the cores from those that work.
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-        }
-        if processes == 1 and (first := visible_gpus()[:1]):
-            # With two GPUs in sight and one process Trainer would split every batch over both (DataParallel).
-            environment["CUDA_VISIBLE_DEVICES"] = first[0]
-        # The package must be found from wherever the notebook or the command runs.
-        root = str(Path(__file__).parents[2])
-        environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         log: IO[bytes] = self.log_path.open("wb")
         with log:
             self.process = subprocess.Popen(
@@ -101,7 +106,7 @@ class Workers:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=environment(processes),
                 start_new_session=True,
                 preexec_fn=die_with_parent(),
             )
