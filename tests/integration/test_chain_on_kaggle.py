@@ -83,7 +83,7 @@ def test_a_run_is_pushed_killed_at_the_limit_chained_to_its_end_and_evaluated_th
 
     work = tmp_path / "home"
     mine = laptop.call("train", *PRESET, **VALUES, work_dir=work)
-    assert (mine["outcome"], mine["resumed_from"]) == ("finished", 24)
+    assert (mine["outcome"], mine["step"]) == ("finished", 24)
     adapters = [place / "chained" / "adapter" / "adapter_model.safetensors" for place in (work, here["work_dir"])]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
     result = read_json(work / "chained" / "evaluation" / "result.json")

@@ -110,7 +110,7 @@ def processes_of(session):
 
 
 SEEN = """
-import importlib.util, json, os, pathlib, subprocess
+import importlib.metadata, importlib.util, json, os, pathlib, subprocess
 smi = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader,nounits"]
 pathlib.Path("kept/inner").mkdir(parents=True)
 pathlib.Path("kept/inner/file.txt").write_text("বাংলা", encoding="utf-8")
@@ -122,6 +122,7 @@ print(json.dumps({
     "cwd": os.getcwd() == str(root / "working"),
     "folders": sorted(path.name for path in root.iterdir()),
     "library": importlib.util.find_spec("kaggle_lib"),
+    "installed": [one.name for one in importlib.metadata.distributions() if one.name in ("kaggle_lib", "papermill")],
     "torch": importlib.util.find_spec("torch") is not None,
     "run_type": os.environ["KAGGLE_KERNEL_RUN_TYPE"],
     "python_path": os.environ.get("PYTHONPATH"),
@@ -148,6 +149,7 @@ def test_a_push_runs_its_notebook_away_from_the_repository_and_its_output_comes_
         "cwd": True,
         "folders": ["input", "temp", "working"],
         "library": None,
+        "installed": ["papermill"],
         "torch": True,
         "run_type": "Batch",
         "python_path": None,
@@ -181,7 +183,12 @@ while True:
 """
 
 
-def test_at_the_limit_the_kernel_is_interrupted_then_killed_and_its_output_is_lost(kaggle, tmp_path):
+@pytest.mark.parametrize("contained", [True, False])
+def test_at_the_limit_the_kernel_is_interrupted_then_killed_and_its_output_is_lost(
+    kaggle, tmp_path, monkeypatch, contained
+):
+    if not contained:
+        monkeypatch.setattr(kaggle, "enter", [])  # as on a system that lets nobody open a container
     kaggle.limit = 600.0
     session = pushed(kaggle, tmp_path, "too-long", STUBBORN)
     session.wait_for("at work")
