@@ -56,7 +56,8 @@ def command(module: str, folder: RunFolder, processes: int) -> list[str]:
     if processes == 1:
         return [sys.executable, "-m", module, str(folder.root)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [*torchrun, "--max-restarts=0", "-m", module, str(folder.root)]
+    # By itself it gives the workers the machine's name, which in a container need not lead anywhere.
+    return [*torchrun, "--local-addr=127.0.0.1", "--max-restarts=0", "-m", module, str(folder.root)]
 
 
 def hang_seconds(hang_minutes: float, phase: str) -> float:
