@@ -124,8 +124,7 @@ def test_soak_trainings_killed_beside_faults(xet, tmp_path, monkeypatch):
     whole = Place(tmp_path / "whole")
     assert whole.call()["outcome"] == "finished"
     with LoopbackHub(tmp_path / "hub", xet=xet) as hub:
-        for name, value in hub.environment().items():
-            monkeypatch.setenv(name, value)
+        hub.lead_client(monkeypatch)
 
         def faults(chance):
             hit.update(hits(hub))
