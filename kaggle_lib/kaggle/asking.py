@@ -7,6 +7,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote
 
@@ -56,7 +57,7 @@ class Hub:
             try:
                 with urllib.request.build_opener(_AsItIs).open(request, timeout=SECONDS) as answer:
                     replies.append(Reply(answer.status, answer.read(), dict(answer.headers)))
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, HTTPException) as error:
                 reason = getattr(error, "reason", None) or error
                 replies.append(Reply(0, reason=getattr(reason, "strerror", None) or str(reason)))
 
@@ -87,13 +88,11 @@ class Hub:
             return 0, [f"{what}there is no model of that name on the Hub that {seen}. Check base_model, and the token."]
         if head.status == 404:
             return 0, [f"{what}it has no config.json, so it is no model for transformers. Check base_model."]
-        if head.status == 0 or head.status >= 400:
-            self.notes.append(
-                f"The Hub answers {head.status or head.reason} for {id}: going on, it will be asked again."
-            )
-            return 0, []
-        files = {one["rfilename"]: one.get("size") or 0 for one in json.loads(info.body).get("siblings", [])}
-        return sum(files[name] for name in wanted(list(files))), []
+        if info.status == 200 and 200 <= head.status < 400:
+            files = {one["rfilename"]: one.get("size") or 0 for one in json.loads(info.body)["siblings"]}
+            return sum(files[name] for name in wanted(list(files))), []
+        self._note(head, id)  # a model that was renamed, too: the client follows where it went
+        return 0, []
 
     def not_writable(self, repo: str, token: Token, *, public: bool) -> Iterator[str]:
         """Why the token cannot write to `repo`, by a real write: the repo where there is none, else a branch.
@@ -116,7 +115,8 @@ class Hub:
             yield f"The Hugging Face token in {token.place} is not valid any more (HTTP 401). {todo}"
         elif reply.status == 403:
             yield f"The Hugging Face token in {token.place} may not write to {repo} (HTTP 403). {todo}"
-        elif reply.status == 0 or (reply.status >= 400 and reply.status not in (404, 409)):
-            self.notes.append(
-                f"The Hub answers {reply.status or reply.reason} for {repo}: going on, it will be asked again."
-            )
+        elif not 200 <= reply.status < 300 and reply.status not in (404, 409):  # another session's check was quicker
+            self._note(reply, repo)
+
+    def _note(self, reply: Reply, id: str) -> None:
+        self.notes.append(f"The Hub answers {reply.status or reply.reason} for {id}: going on, it will be asked again.")

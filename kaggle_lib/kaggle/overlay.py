@@ -22,7 +22,7 @@ from kaggle_lib.session.secrets import VARIABLES
 
 # What belongs to the image's torch stays with it; a version of another CUDA would be gigabytes, and may not run.
 OF_TORCH = re.compile(r"(pytorch-)?(torch(vision|audio)?|triton)|(nvidia|cuda)-.*")
-PIP = ("--disable-pip-version-check", "--no-input", "--no-cache-dir", "--progress-bar=off", "--retries=3")
+PIP = ("--disable-pip-version-check", "--no-input", "--no-cache-dir", "--progress-bar=off")
 NO_NETWORK = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeoutError|Network is unreachable")
 
 
@@ -73,7 +73,12 @@ def install(wanted: Mapping[str, str], folder: Path, say: Callable[[str], None])
             *(sys.executable, "-m", "pip", "--python", str(python), "install", *PIP),
             *("-c", str(constraints), *asked),
         ],
-        env={**{k: v for k, v in os.environ.items() if k not in VARIABLES}, "PIP_USER": "0", "PYTHONUTF8": "1"},
+        env={
+            "PIP_RETRIES": "3",
+            **{name: value for name, value in os.environ.items() if name not in VARIABLES},
+            "PIP_USER": "0",
+            "PYTHONUTF8": "1",
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -265,6 +265,15 @@ def test_a_hub_that_fails_for_a_moment_ends_no_session(hub, tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("action", "shown"), [("307", "307"), ("drop_before", None)])
+def test_a_base_model_that_moved_or_a_connection_that_breaks_ends_no_session(action, shown, hub, tmp_path):
+    hub.faults.add(action=action, method="GET", path=f"/api/models/{OWNER}/base")
+    problems, [note] = check(tmp_path, base_model=f"{OWNER}/base", base_is_of_hub=True)
+    assert problems == []
+    assert note.startswith(f"The Hub answers {shown or ''}")
+    assert note.endswith(f" for {OWNER}/base: going on, it will be asked again.")
+
+
 # The base model, the corpus, the disk
 
 
@@ -417,7 +426,7 @@ def test_an_index_that_is_not_reached_is_no_internet(image, tmp_path):
         "PIP_NO_INDEX": "0",
         "PIP_FIND_LINKS": "",
         "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
-        "PIP_RETRIES": "0",
+        "PIP_RETRIES": "1",
     }
     told, *_ = install(image, {"newpkg": "==3.0"}, tmp_path / "environment", **offline)
     assert told == "UserError: " + overlay.NO_INTERNET.format("the package index does not answer")
