@@ -49,7 +49,7 @@ def score_rows(
     A row has `id`, `input_ids`, `labels` (-100: not scored) and `answer_bytes`. Rows are batched by length, at most
     `max_tokens` tokens a batch with its pads (a longer row has a batch of its own); `beat` is called after each. The
     logits exist for the answers' positions only, in the model's precision; their fp32 form for `CHUNK` positions at
-    a time. The model keeps the train or eval mode that it was in.
+    a time. The model keeps the train or eval mode that it was in. On which side the pads are changes no score.
     """
     scores: dict[int, RowScore] = {}
     with _evaluating(model):
@@ -142,7 +142,8 @@ def _score_batch(
     logits = model(
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),  # from 0 at each row's first token
+        # Each row's first token is at 0, which is what a model takes by itself where the pads are on the right.
+        **({"position_ids": (mask.cumsum(1) - 1).clamp(min=0).to(device)} if padding == "left" else {}),
         use_cache=False,
         logits_to_keep=keep,
     ).logits  # (rows, keep, vocabulary)
