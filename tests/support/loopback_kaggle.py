@@ -159,22 +159,21 @@ class LoopbackKaggle:
         (self.models if model else self.datasets)[ref] = dataset
         return dataset
 
-    def source(self, user: Account, kind: str, ref: str) -> Path | None:
-        """The folder of what a version attaches, or None where there is nothing, or it is another's and private."""
+    def source(self, owner: str, kind: str, ref: str) -> Path | None:
+        """The folder of what `owner`'s kernel attaches, or None where there is none, or it is another's and private."""
         if kind == "kernel":
             outputs = [one.output for one in self.sessions if one.kernel == ref and one.output and not one.live]
-            return outputs[-1] if outputs and ref.startswith(f"{user.name}/") else None
+            return outputs[-1] if outputs and ref.startswith(f"{owner}/") else None
         found = (self.models if kind == "model" else self.datasets).get(ref)
-        return found.content if found and (not found.private or ref.startswith(f"{user.name}/")) else None
+        return found.content if found and (not found.private or ref.startswith(f"{owner}/")) else None
 
-    def mount(self, version: Version, folder: Path) -> None:
-        """Put what a version attaches into its session's `input`."""
+    def mount(self, owner: str, version: Version, folder: Path) -> None:
+        """Put what a version of `owner`'s kernel attaches into its session's `input`."""
         for kind in ("dataset", "kernel", "model"):
             for ref in version.sources(kind):
-                owner, _, slug = ref.partition("/")
-                user = next(one for one in self.accounts if one.name == version.fields["slug"].partition("/")[0])
-                if content := self.source(user, kind, ref):
-                    named = slug if kind == "model" else self.mount_as.format(owner=owner, slug=slug)
+                maker, _, slug = ref.partition("/")
+                if content := self.source(owner, kind, ref):
+                    named = slug if kind == "model" else self.mount_as.format(owner=maker, slug=slug)
                     shutil.copytree(content, folder / named)
 
     def exchange(self, request: Request) -> Reply:

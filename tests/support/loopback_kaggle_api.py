@@ -68,7 +68,9 @@ def save_kernel(kaggle: LoopbackKaggle, user: Account, body: Body, faults: list[
     if len(body.get("text", "").encode()) > MOST_BYTES:
         raise Refused(400, "The source of the notebook is too large.")
     given = {kind: list(body.get(f"{kind}DataSources", [])) for kind in ("dataset", "kernel", "model")}
-    invalid = {kind: [ref for ref in refs if kaggle.source(user, kind, ref) is None] for kind, refs in given.items()}
+    invalid = {
+        kind: [ref for ref in refs if kaggle.source(user.name, kind, ref) is None] for kind, refs in given.items()
+    }
     for kind in values(faults, "refuse"):
         invalid[kind.removesuffix("s")] = given[kind.removesuffix("s")]
     for ref in set(given["dataset"]) - set(invalid["dataset"]):

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.folder = self.kaggle.root / "sessions" / str(self.id)
+        self.folder.mkdir()
         self.container_name = f"kaggle_{uuid.uuid4().hex[:8]}-{self.id}-webtier"
         self.pid: int | None = None
         self._cancelled = threading.Event()
@@ -136,6 +138,13 @@ class Session:
         return {**told, "version": self.version.number, "output": kept, "log": self.text}
 
     def _live(self) -> None:
+        try:
+            self._pass()
+        except Exception:  # else whoever waits for its end would wait for ever
+            self._say("stderr", traceback.format_exc())
+            self._end("ERROR", "The loopback Kaggle broke; the log says where.")
+
+    def _pass(self) -> None:
         self._pause(self.plan.queue)
         if self.plan.capacity and not self._cancelled.is_set():
             return self._end("ERROR", NO_MACHINE)
@@ -162,7 +171,7 @@ class Session:
         root, home, temporary = (self.folder / name for name in ("kaggle", "home", "tmp"))
         for folder in (root / "input", root / "working", root / "temp", home, temporary, self.folder / "empty"):
             folder.mkdir(parents=True)
-        self.kaggle.mount(self.version, root / "input")
+        self.kaggle.mount(self.kernel.partition("/")[0], self.version, root / "input")
         source = self.folder / "kernel.ipynb"
         source.write_text(self.version.source, encoding="utf-8")
         python = self.kaggle.python
@@ -172,19 +181,10 @@ class Session:
         internet = self.version.internet
         enter = self.kaggle.enter and [*self.kaggle.enter, *([] if internet else ["--net"])]
         assert enter or internet, "this system has no containers, so the loopback Kaggle cannot take Internet away"
+        told = {"command": words, "enter": enter, "internet": internet, "host": f"kaggle-{self.id}"}
+        told |= {"hidden": [str(folder) for folder in hidden(self.kaggle.root)], "empty": str(self.folder / "empty")}
         plan = self.folder / "plan.json"
-        plan.write_text(
-            json.dumps(
-                {
-                    "command": words,
-                    "enter": enter,
-                    "internet": internet,
-                    "host": f"kaggle-{self.id}",
-                    "hidden": [str(folder) for folder in hidden(self.kaggle.root)],
-                    "empty": str(self.folder / "empty"),
-                }
-            )
-        )
+        plan.write_text(json.dumps(told))
         process = subprocess.Popen(
             [str(python), "-I", "-S", container.__file__, str(plan)],
             cwd=root / "working",
