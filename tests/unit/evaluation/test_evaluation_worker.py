@@ -188,6 +188,17 @@ def test_retention_rows_are_always_the_same_and_a_wrong_file_is_named(tmp_path):
         retention.load(path)
 
 
+def test_belebele_that_could_not_be_fetched_is_said_in_the_result(tmp_path):
+    folder = RunFolder(tmp_path / "work" / "a")
+    wanted = config(tmp_path, retention="belebele")
+    why = "Not measured: Belebele could not be fetched from the Hub; evaluate again with the Internet on"
+    assert worker._retention_rows(folder, wanted, retention) == ([], why)
+    folder.cache.mkdir(parents=True)
+    (folder.cache / worker.BELEBELE).write_bytes(COMPREHENSION.read_bytes())
+    rows, said = worker._retention_rows(folder, wanted, retention)
+    assert (len(rows), said) == (12, "")
+
+
 def test_the_files_beside_it_give_the_same_scores(evaluated):
     folder, run_config, result = evaluated
     test = curate.curate(read.read(run_config), run_config).test
