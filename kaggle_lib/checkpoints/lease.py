@@ -54,8 +54,12 @@ class Lease(BaseModel):
         return UNMEASURED if self.save_interval is None else max(SHORTEST, 3 * self.save_interval)
 
     def renewed(self, now: float, save_interval: float | None = None) -> Self:
-        """The same holder's next promise, from `now` on; `save_interval` in seconds where one was measured."""
-        measured = self.model_copy(update={"save_interval": save_interval or self.save_interval})
+        """The same holder's next promise, from `now` on; `save_interval` in seconds where one was measured.
+
+        The Hub tells whole seconds, so two saves in one may seem to be in the wrong order: that measures nothing.
+        """
+        known = save_interval if save_interval and save_interval > 0 else self.save_interval
+        measured = self.model_copy(update={"save_interval": known})
         return measured.model_copy(update={"expires": now + measured.duration})
 
     def expired(self, now: float) -> bool:

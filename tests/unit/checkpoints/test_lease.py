@@ -24,6 +24,8 @@ def test_the_promise_is_30_minutes_until_an_interval_is_measured_and_then_three_
     assert mine.renewed(1000.0, 200.0).expires == 1600.0
     assert mine.renewed(1000.0, 300.0).expires == 1900.0
     assert mine.renewed(1000.0, 300.0).renewed(2000.0).expires == 2900.0  # the measure stays
+    assert mine.renewed(1000.0, 300.0).renewed(2000.0, -0.1).save_interval == 300.0
+    assert mine.renewed(1000.0, -0.1).save_interval is None
 
 
 def test_it_is_due_when_a_third_is_left_and_expired_at_its_end(mine):
