@@ -128,7 +128,7 @@ def test_soak_trainings_killed_beside_faults(xet, tmp_path, monkeypatch):
 
         def faults(chance):
             hit.update(hits(hub))
-            disturb(hub, chance, 150)
+            disturb(hub, chance, 30)
 
         while done["kills"] < TRAINING_KILLS:
             number = done["runs"]
