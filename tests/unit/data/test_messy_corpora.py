@@ -75,6 +75,7 @@ class Mess:
 
     def copy(self, change, reason=None):
         topic, title, question, answer = self.named.pop(self.random.randrange(len(self.named)))  # no second copy of it
+        title = title if reason else self.sentence(3, 5)  # what is kept is kept together by its text alone
         self.plant(line(topic, title, change(question), change(answer)), reason)
 
 
