@@ -116,14 +116,14 @@ class Session:
     def text(self) -> str:
         return "".join(event["data"] for event in self.events)
 
-    def wait(self, seconds: float = 60.0) -> Session:
+    def wait(self, seconds: float = 300.0) -> Session:
         """Return once it has ended. Raises TimeoutError."""
         with self.changed:
             if not self.changed.wait_for(lambda: self.ended is not None, seconds):
                 raise TimeoutError(f"session {self.id} is {self.status} after {seconds} s\n{self.text}")
         return self
 
-    def wait_for(self, text: str, seconds: float = 60.0) -> None:
+    def wait_for(self, text: str, seconds: float = 300.0) -> None:
         """Return once `text` stands in the log. Raises TimeoutError, also where the session ends without it."""
         with self.changed:
             self.changed.wait_for(lambda: text in self.text or self.ended is not None, seconds)
