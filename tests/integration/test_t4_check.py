@@ -38,7 +38,7 @@ def test_pushed_it_measures_every_part_and_leaves_the_result_in_the_output_and_o
             )
             assert pushed.returncode == 0, pushed.stderr
             [session] = kaggle.sessions
-            session.wait(600)
+            session.wait(1500)
             assert (session.status, session.exit_code) == ("COMPLETE", 0), session.text
             [left] = session.output.rglob("t4-check.json")
         repo = hub.repo("loopback/runs")
