@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_lib.session.where import root, where
+from kaggle_lib.session.where import kaggle_session, root, where
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +42,11 @@ def test_the_run_type_without_the_folders_is_not_kaggle(monkeypatch: pytest.Monk
 def test_kaggles_own_folder_unless_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KAGGLE_LIB_ROOT")
     assert root() == Path("/kaggle")
+
+
+def test_the_number_of_a_kaggle_session_is_in_its_containers_name(monkeypatch):
+    monkeypatch.delenv("KAGGLE_CONTAINER_NAME", raising=False)
+    assert kaggle_session() is None
+    for name, number in [("kaggle_8Zx-3-100000017-webtier", 100000017), ("kaggle_x-webtier", None), ("box-7", None)]:
+        monkeypatch.setenv("KAGGLE_CONTAINER_NAME", name)
+        assert kaggle_session() == number, name
