@@ -118,6 +118,8 @@ class HubStore:
                     raise damaged(Path(name), *problem)
                 aside.rename(into)
                 fsync_directory(into.parent)
+            except Damaged as error:
+                raise damaged(Path(name), error.path, error.reason) from error
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
             return manifest

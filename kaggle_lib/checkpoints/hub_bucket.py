@@ -33,7 +33,7 @@ class Payload(BaseModel):
     """What `payload.json` holds: the bucket, what the keys of this checkpoint begin with, the sum of its files' sizes,
     and their hashes there."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
     bucket: str
     prefix: str
     bytes: int
@@ -125,7 +125,7 @@ class Bucket:
 
     def _create(self, private: bool) -> None:
         try:
-            self._api.create_bucket(self.id, private=private)
+            again(lambda: self._api.create_bucket(self.id, private=private))
         except Failures as error:
             if status(error) not in (403, 409):  # there already, or the token is for this one bucket only
                 raise

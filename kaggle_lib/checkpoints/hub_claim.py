@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from kaggle_lib.checkpoints.hub_bucket import Bucket
 from kaggle_lib.checkpoints.hub_client import KEPT, rest
 from kaggle_lib.checkpoints.hub_head import Moved, Seen
 from kaggle_lib.checkpoints.hub_layout import HEAD, LEASE, LEDGER, Branch, added
-from kaggle_lib.checkpoints.hub_repo import Operation, Tree
+from kaggle_lib.checkpoints.hub_repo import Damaged, Operation, Tree
 from kaggle_lib.checkpoints.lease import Lease, lost
 from kaggle_lib.checkpoints.manifest import NAME, Manifest, folder_name, verify
 from kaggle_lib.checkpoints.store import Kind
@@ -41,7 +42,7 @@ class HubClaim:
         self._at = branch.head.land(seen, operations, mark, f"claim by session {lease.session}")
         self._sure = True  # no commit of this claim can land any more that `_at` does not come after
         self._bucket: Bucket | None = None  # where the checkpoints' files go, if not to the repo
-        self._buckets = {payload.bucket for payload in branch.payloads(self._at.tree)}  # that this run has files in
+        self._buckets: set[str] = set()  # that this run has files in
         self._root, self._made_by = f"{branch.run}/{lineage}", f"{mark.serial:010d}-{mark.claim}"
         self._sending = threading.Lock()  # held from what goes to a bucket to the commit that names it
         self._doubtful, self._private = False, True
@@ -116,6 +117,8 @@ class HubClaim:
         with self._branch.doing("freed of old checkpoints"):
             self._refresh()
             tree = self._at.tree
+            with suppress(Damaged):  # which `_sweep` says, for it cannot know then what is live
+                self._buckets |= {payload.bucket for payload in self._branch.payloads(tree)}
             good = [
                 stored.manifest
                 for stored in self._branch.stored(tree)

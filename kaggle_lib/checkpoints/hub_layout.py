@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +124,11 @@ class Branch:
         return [self._payload(tree, path) for path in tree.files if path.endswith(f"/{hub_bucket.NAME}")]
 
     def size(self, tree: Tree) -> int:
-        """The sizes of all files, those in buckets, too. Raises Damaged."""
-        return sum(file.size for file in tree.files.values()) + sum(payload.bytes for payload in self.payloads(tree))
+        """The sizes of all files, those in buckets, too, as far as their pointers can be read."""
+        total = sum(file.size for file in tree.files.values())
+        with suppress(Damaged):
+            total += sum(payload.bytes for payload in self.payloads(tree))
+        return total
 
     def bucket(self, id: str) -> Bucket:
         return Bucket(id, self.repo.token)

@@ -5,7 +5,7 @@ import sys
 import time
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from support.checkpoint_folders import BYTES, FILES, LINEAGE, make_checkpoint, make_events, tree
 from support.loopback_http import User
 from support.loopback_hub import OWNER, LoopbackHub
@@ -338,6 +338,34 @@ def test_a_file_that_is_gone_from_the_bucket_is_named_and_the_checkpoint_before_
         "The store's checkpoint of step 20 was"
     )
     assert fetched(hub, tmp_path) == local(tmp_path, 20, 10)
+
+
+def test_a_file_that_goes_between_the_look_and_the_download_is_a_damaged_checkpoint(hub, tmp_path, events):
+    claim(hub).commit(checkpoint(tmp_path, 10), {"id": "A"}, events)
+    back = store(hub)
+    [stored] = back.peek().checkpoints
+    hub.faults.add("call", path="/paths-info$", after=1, function=hub.bucket(REPO).files.clear)
+    with pytest.raises(CheckpointError) as caught:
+        back.fetch(stored, tmp_path / "back" / folder_name(10))
+    assert str(caught.value) == f"step-00000010: payload.json names a file that the bucket {REPO} has not."
+    assert list((tmp_path / "back").iterdir()) == []
+
+
+def test_a_pointer_that_is_damaged_by_hand_is_a_damaged_checkpoint_and_nothing_is_deleted_then(hub, tmp_path, events):
+    mine = claim(hub)
+    for step in (10, 20):
+        mine.commit(checkpoint(tmp_path, step), {"id": "A"}, events)
+    path = "checkpoints/step-00000020/payload.json"
+    operation, message = CommitOperationAdd(path, b"{}"), "by hand"
+    HfApi(token=hub.token).create_commit(REPO, [operation], commit_message=message, revision=BRANCH)
+    found = store(hub).peek().checkpoints
+    assert [stored.problem for stored in found] == [("payload.json", "is damaged"), None]
+    mine = claim(hub, "B", "A")
+    mine.commit(checkpoint(tmp_path, 30), {"id": "B"}, events)
+    with pytest.raises(StoreError, match=f"cannot be freed of old checkpoints: its file {path} is damaged"):
+        mine.free(1)
+    assert hub.bucket(REPO).stored_bytes() == 3 * BYTES
+    assert [stored.step for stored in store(hub).peek().checkpoints] == [30, 20]
 
 
 @pytest.mark.parametrize("times", [1, None])
