@@ -17,8 +17,8 @@
 # %% [markdown]
 # # People rate the answers
 #
-# First a page for your raters: base against tuned, blind. Then, when their files are back, what they found. The run must
-# have been evaluated; its answers are on its store.
+# First a page for your raters: base against tuned, blind. Then, when their files are back, what they found. The run
+# must have been evaluated; its answers are on its store.
 
 # %%
 try:

@@ -29,7 +29,8 @@ def exchanges(folder: RunFolder) -> list[Exchange]:
     path = folder.evaluation / ANSWERS
     if not path.is_file():
         raise UserError(
-            f"There are no answers to rate: {path} is not there.", todo="Evaluate the run first; `evaluate` writes them."
+            f"There are no answers to rate: {path} is not there.",
+            todo="Evaluate the run first; `evaluate` writes them.",
         )
     found = []
     try:
