@@ -364,6 +364,7 @@ OTHER: dict[str, Any] = {
     "hang_minutes": 1.0,
     "lease_wait_minutes": 0.0,
     "take_over": "20260101T000000-aa",
+    "kernel": "user/runs",
     "allow_code_change": True,
 }
 FREE = {
@@ -388,6 +389,7 @@ FREE = {
         "hang_minutes",
         "lease_wait_minutes",
         "take_over",
+        "kernel",
         "allow_code_change",
     ),
 }
