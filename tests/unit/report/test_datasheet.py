@@ -51,7 +51,7 @@ def test_each_count_and_length_stands_there(made):
         assert f"{name} {number}" in text
     assert "32 records of &lt;b&gt;.csv . No dialogue, no thread, no look-alike" in text
     assert "train 20 20 20 0 0 10 / 20 / 1234" in text
-    assert "dialogue 24 17 / 17 / 17 4 / 4 / 4 8 / 8 / 8 2 / 2 / 2" in text
+    assert "dialogue 24 16 / 16 / 16 4 / 4 / 4 8 / 8 / 8 2 / 2 / 2" in text
     assert "1 topics, 0 rows without one বিষয় &lt;i&gt; 24" in text
     assert "Licence: Nothing is known here of this file&#39;s licence" in text
     assert "<b>.csv" not in html
