@@ -20,6 +20,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from kaggle_lib import hooks
+from kaggle_lib.config import parse
 from kaggle_lib.errors import ConfigError, KaggleBusy, KaggleError, LeaseHeld, NotFinished
 from kaggle_lib.files import read_json, write_text
 from kaggle_lib.kaggle.client import Client, Pulled, Reply, editor
@@ -213,9 +214,8 @@ def open_for_kaggle(values: Mapping[str, object]) -> Opened:
     """Open the run, read only. Raises ConfigError for a store that a session on Kaggle would lose with its machine."""
     store = str(values.get("store", ""))
     if not store.startswith("hf://"):
-        raise ConfigError(
-            [f"store: {store or 'a folder'!r} would be lost with Kaggle's machine. Give store=hf://user/repo"]
-        )
+        lost = f"store: {store or 'a folder'!r} would be lost with Kaggle's machine. Give store=hf://user/repo"
+        raise ConfigError([*parse(values)[1], lost])
     return open_run(values)
 
 

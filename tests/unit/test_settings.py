@@ -122,7 +122,7 @@ def test_a_users_own_variables_are_left_alone() -> None:
         ([PARAMETERS, injected(epochs=math.nan)], ["epochs: should be a finite number, not nan"]),
         (
             [PARAMETERS, injected(preset="tiny")],
-            ["preset: 'tiny' is not one of bengali-8b-t4, bengali-8b-t4-full, tiny-cpu"],
+            ["preset: 'tiny' is not one of bengali-8b-t4, bengali-8b-t4-full, t4-check, tiny-cpu"],
         ),
         (
             [PARAMETERS, injected(preset="", config="none.yaml")],
