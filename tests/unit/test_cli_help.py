@@ -75,8 +75,10 @@ def test_the_help_is_the_same_under_a_legacy_locale(helps: dict[str, str]) -> No
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_mistake_is_one_message_on_standard_error(command: str, tmp_path: Path) -> None:
     message = "learning_rates: there is no such key; did you mean learning_rate?\n"
-    store = ("--set", "store=hf://user/repo") if command in ("push", "chain") else ()
-    assert call(command, *LEAST, *store, "--set", "learning_rates=1", cwd=tmp_path) == (2, "", message)
+    if command in ("push", "chain"):  # to Kaggle no folder travels, and that comes in the same message
+        lost = "store: 'a folder' would be lost with Kaggle's machine. Give store=hf://user/repo\n"
+        message = f"the configuration is not usable, 2 problems:\n  {message}  {lost}"
+    assert call(command, *LEAST, "--set", "learning_rates=1", cwd=tmp_path) == (2, "", message)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,4 +142,4 @@ def test_a_run_that_nobody_began_has_nothing_to_evaluate_or_report(command: str,
 def test_a_command_without_its_run_says_so(tmp_path: Path) -> None:
     code, out, err = call("report", cwd=tmp_path)
     assert (code, out) == (2, "")
-    assert err == "run: missing. The run's name: letters, digits, dot, dash, underscore; at most 64.\n"
+    assert "run: missing. The run's name: letters, digits, dot, dash, underscore; at most 64.\n" in err
