@@ -49,4 +49,4 @@ sheet = kl.rate_build(pairs=pairs, singles=singles)
 # Means, win rate, intervals and agreement, once there are ratings.
 
 # %%
-result = kl.rate_score(ratings, judge=judge or None) if ratings else None
+result = kl.rate_score(files=ratings, judge=judge or None) if ratings else None

@@ -21,7 +21,10 @@
 # bytes, and how fast a checkpoint gets to the store. The numbers are in `t4-check.json`, here and on the store.
 
 # %%
-import kaggle_lib as kl
+try:
+    import kaggle_lib as kl
+except ImportError:
+    raise ImportError("kaggle_lib is not in this image: push from a clone, `python -m kaggle_lib push`.") from None
 
 # %% [markdown]
 # **The parameters.** `strategy = "unsloth"` checks both strategies, `"peft"` that one alone. `base_model = "sample"`

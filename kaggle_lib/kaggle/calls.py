@@ -59,10 +59,11 @@ class Library(types.ModuleType):
 
     def load(self, *_: object, **__: object) -> None:
         """Not here: a model cannot pass from one process to another."""
-        raise UserError(
-            "load: this kernel runs the library in processes of its own, and a model cannot pass between them.",
-            todo="Load it in a notebook that has kaggle_lib installed.",
-        )
+        raise _not_here("load", "Load it")
+
+    def chat(self, *_: object, **__: object) -> None:
+        """Not here, for the same reason."""
+        raise _not_here("chat", "Talk to it")
 
     def _call(self, name: str, /, **words: object) -> Any:
         with tempfile.TemporaryDirectory(prefix="kaggle_lib-call-") as folder:
@@ -88,6 +89,13 @@ class Library(types.ModuleType):
         if told["kind"] == "object":
             return types.SimpleNamespace(**value)
         return Path(value) if told["kind"] == "path" else value
+
+
+def _not_here(name: str, todo: str) -> UserError:
+    return UserError(
+        f"{name}: this kernel runs the library in processes of its own, and a model cannot pass between them.",
+        todo=f"{todo} in a notebook that has kaggle_lib installed.",
+    )
 
 
 def _is_setting(name: str, value: object) -> bool:
