@@ -18,7 +18,7 @@ from kaggle_lib.checkpoints.store import StoreState
 from kaggle_lib.config import POLICY, RECORDED, RunConfig
 from kaggle_lib.errors import UserError
 from kaggle_lib.files import read_json, sha256_of, write_text
-from kaggle_lib.report import datasheet, evaluation, plots
+from kaggle_lib.report import datasheet, evaluation, people, plots
 from kaggle_lib.report.status import storage, storage_as_text
 from kaggle_lib.runs import events
 from kaggle_lib.runs.events import Event
@@ -64,6 +64,7 @@ def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record], state:
         result=result,
         evaluation=evaluation.section(environment, folder.evaluation, result),
         datasheet=datasheet.section(environment, folder),
+        people=people.section(environment, folder),
         outdated=result is not None and _is_outdated(folder, result),
         measures=MEASURES,
         sessions=[_session(number, record) for number, record in enumerate(ledger, start=1)],

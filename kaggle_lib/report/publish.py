@@ -141,7 +141,9 @@ def _stage(into: Path, adapter: Path, evaluation: Path, report: Path) -> Path:
     write_json(into / "generation_config.json", _generation_config(into))
     for source in (evaluation, report):
         for path in sorted(source.rglob("*")) if source.is_dir() else []:
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(source).parts):
+            inside = path.relative_to(source).parts
+            # `parts` is what an evaluation goes on from; the answers and scores have all of it.
+            if path.is_file() and inside[0] != "parts" and not any(part.startswith(".") for part in inside):
                 target = into / source.name / path.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)

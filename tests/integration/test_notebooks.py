@@ -16,6 +16,7 @@ import pytest
 
 from kaggle_lib.config import parse
 from kaggle_lib.presets import read_preset
+from kaggle_lib.rating.sheet import CRITERIA
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -238,7 +239,19 @@ def test_train_takes_parameters_of_every_type_a_file_and_a_row_format_and_evalua
     assert "Run 007: finished, step 3 of 3\n" in printed(tmp_path / "out-evaluate.ipynb")
     result = json.loads((tmp_path / "work/007/evaluation/result.json").read_text(encoding="utf-8"))
     assert result["base"]["rows"] == result["tuned"]["rows"] == 2
-    for name in ("train", "evaluate"):
+    done = papermill("human_eval.ipynb", "-r", "run", "007", "-p", "pairs", "0", "-p", "singles", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    key = json.loads((tmp_path / "work/007/rating/key.json").read_text(encoding="utf-8"))
+    assert sorted(one.get("a", "check") for one in key["items"].values()) == ["base", "base", "check", "tuned", "tuned"]
+    given = [
+        {"item": item, **dict.fromkeys(CRITERIA, one.get("check", 4 if one.get("a") == "tuned" else 2))}
+        for item, one in key["items"].items()
+    ]
+    (tmp_path / "one.json").write_text(json.dumps({"sheet": key["sheet"], "rater": "one", "ratings": given}))
+    done = run("python", "-m", "kaggle_lib", "rate", "score", "one.json", "--set", "run=007", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["criteria"]["empathy"]["difference"]["mean"] == 2.0
+    for name in ("train", "evaluate", "human_eval"):
         renders(tmp_path / f"out-{name}.ipynb")
 
 

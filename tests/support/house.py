@@ -37,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "training": LIBRARY | WORKER,
     "evaluation": LIBRARY | WORKER,
     "runs": LIBRARY,
-    "report": LIBRARY | {"runs"},
+    "report": LIBRARY | {"runs", "rating"},
     "rating": LIBRARY | {"runs"},
     "kaggle": LIBRARY | {"presets", "runs", "report"},
 }
