@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kaggle_lib.errors import KaggleBusy, KaggleError
-from kaggle_lib.runs.launch import die_with_parent
+from kaggle_lib.runs.launch import tied
 from kaggle_lib.session.secrets import HUB_VARIABLES
 
 SITE = "https://www.kaggle.com"
@@ -207,13 +207,12 @@ class Client:
     def _run(self, words: list[str]) -> Said:
         try:
             done = subprocess.run(
-                words,
+                tied(words),  # no push goes on behind the back of a chain that was started again
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
                 env=self.environment(),
-                preexec_fn=die_with_parent(),  # no push goes on behind the back of a chain that was started again
                 timeout=self.seconds,
                 check=False,
             )
@@ -259,14 +258,13 @@ class Client:
     def follow(self, kernel: str) -> subprocess.Popen[str]:
         """The live log of the newest session, line by line on standard output, until either ends."""
         return subprocess.Popen(
-            self.words("kernels", "logs", "-f", kernel),
+            tied(self.words("kernels", "logs", "-f", kernel)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             encoding="utf-8",
             errors="replace",
             env={**self.environment(), "PYTHONUNBUFFERED": "1"},
-            preexec_fn=die_with_parent(),
         )
 
 

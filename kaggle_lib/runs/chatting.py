@@ -45,14 +45,13 @@ class Chat:
         self._log = opened.folder.root / "chat.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", WORKER],
+                launch.tied([sys.executable, "-m", WORKER]),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 encoding="utf-8",
                 env=launch.environment(1),
                 start_new_session=True,
-                preexec_fn=launch.die_with_parent(),
             )
         say(f"Loading run {opened.config.run!r} at step {found.step} …")
         self._send(config=config.model_dump(mode="json"), adapter=str(found.path), cache=str(opened.folder.cache))

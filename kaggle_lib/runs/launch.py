@@ -6,30 +6,33 @@ only the supervisor; a killed supervisor takes them with it by the kernel's pare
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 from kaggle_lib.runs.folder import RunFolder
 from kaggle_lib.session import secrets
 
-PR_SET_PDEATHSIG = 1
+# prctl(PR_SET_PDEATHSIG, SIGKILL) outlives exec; a parent that has died before it is another one by now.
+TIE = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
+    "os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execvp(sys.argv[2], sys.argv[2:])"
+)
 
 
-def die_with_parent() -> Callable[[], None]:
-    """A preexec function; the library is looked up before the fork, where nothing may be imported any more."""
-    prctl = ctypes.CDLL(None).prctl
+def tied(words: Sequence[str]) -> list[str]:
+    """The command `words`, which the kernel kills when the thread that starts it ends.
 
-    def preexec() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    return preexec
+    By a small Python that becomes the command, and not by Popen's `preexec_fn`: that forks with all locks as they are,
+    and runs what libraries have registered for a fork. huggingface_hub's closes its connections there, and waits for
+    ever where an upload held their lock.
+    """
+    return [sys.executable, "-I", "-S", "-c", TIE, str(os.getpid()), *words]
 
 
 def descendants(pid: int) -> list[int]:
@@ -103,13 +106,12 @@ class Workers:
         log: IO[bytes] = self.log_path.open("wb")
         with log:
             self.process = subprocess.Popen(
-                command(module, folder, processes),
+                tied(command(module, folder, processes)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment(processes),
                 start_new_session=True,
-                preexec_fn=die_with_parent(),
             )
 
     def wait(self, seconds: float) -> bool:

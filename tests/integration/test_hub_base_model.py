@@ -86,6 +86,7 @@ def test_a_run_keeps_its_commit_though_the_branch_moves_and_another_machine_goes
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("hub", ["xet"], indirect=True)
 def test_no_byte_of_the_token_is_left_by_the_command_line_or_a_notebook(hub, tmp_path):
     sample = Place(tmp_path / "sample", values={"max_steps": 1})
     sample.call()

@@ -132,6 +132,7 @@ def test_killed_with_its_machine_and_finished_evaluated_and_reported_on_others(w
     assert files_with(TOKEN, tmp_path) == []
 
 
+@pytest.mark.parametrize("hub", ["lfs"], indirect=True)
 def test_a_token_with_an_end_of_line_works_and_a_broken_one_is_one_line(hub, tmp_path, monkeypatch):
     place = HubPlace(tmp_path / "run")
     monkeypatch.setenv("HF_TOKEN", TOKEN + "\n")
@@ -159,6 +160,7 @@ def test_a_token_that_only_reads_shows_before_anything_is_loaded(hub, tmp_path, 
     assert place.only("status", run="other")["state"] == "finished"
 
 
+@pytest.mark.parametrize("hub", ["lfs"], indirect=True)
 def test_training_outlives_a_hub_that_fails_and_the_next_call_brings_it_there(whole, hub, tmp_path):
     place = HubPlace(tmp_path / "run")
     process = place.start()
@@ -177,6 +179,7 @@ def test_training_outlives_a_hub_that_fails_and_the_next_call_brings_it_there(wh
     assert place.call("status")["state"] == "finished"
 
 
+@pytest.mark.parametrize("hub", ["xet"], indirect=True)
 def test_training_does_not_wait_for_a_slow_hub(whole, hub, tmp_path):
     hub.faults.add("latency(2)", method="POST", path="/commit/", times=None)
     place = HubPlace(tmp_path / "run")
@@ -191,6 +194,7 @@ def test_training_does_not_wait_for_a_slow_hub(whole, hub, tmp_path):
     assert len(uploads) < 6  # the newest won
 
 
+@pytest.mark.parametrize("hub", ["xet"], indirect=True)
 def test_a_session_that_was_taken_over_stops_and_says_by_whom(whole, hub, tmp_path, monkeypatch):
     first = HubPlace(tmp_path / "run", values={"epochs": 40})
     process = first.start()
