@@ -6,7 +6,9 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -42,6 +44,7 @@ class Chat:
         self.history: dict[Side, list[tuple[str, str]]] = {"base": [], "tuned": []}
         # The worker keeps the run's own system prompt out of the way: the conversation brings its own.
         config = opened.for_worker().model_copy(update={"system_prompt": None})
+        self._answering = False
         self._log = opened.folder.root / "chat.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -59,10 +62,11 @@ class Chat:
 
     def __call__(self, text: str, side: Side = "tuned") -> str:
         said = ""
-        for piece in self.stream(text, side):
-            print(piece, end="", flush=True)
-            said += piece
-        print()
+        with self._interrupts_end_the_answer():
+            for piece in self.stream(text, side):
+                print(piece, end="", flush=True)
+                said += piece
+            print()
         return said
 
     def both(self, text: str) -> dict[Side, str]:
@@ -75,22 +79,32 @@ class Chat:
         return answers
 
     def stream(self, text: str, side: Side = "tuned") -> Iterator[str]:
-        """The answer in pieces of whole letters. An interrupt ends it; what was said until then is remembered."""
+        """The answer in pieces of whole letters; what was not taken of an earlier one is thrown away first."""
+        if self._answering:
+            self._process.send_signal(signal.SIGINT)
+            while "piece" in self._receive():
+                pass
         history = self.history[side]
         messages = [*([("system", self.system)] if self.system else []), *history, ("user", text)]
         self._send(messages=messages, side=side, tokens=self.tokens, temperature=self.temperature)
-        said = ""
-        while True:
-            try:
-                reply = self._receive()
-            except KeyboardInterrupt:
-                self._process.send_signal(signal.SIGINT)
-                continue
-            if "piece" not in reply:
-                break
+        said, self._answering = "", True
+        while "piece" in (reply := self._receive()):
             said += reply["piece"]
             yield reply["piece"]
+        self._answering = False
         history += [("user", text), ("assistant", said)]
+
+    @contextmanager
+    def _interrupts_end_the_answer(self) -> Iterator[None]:
+        """An interrupt goes to the worker, which ends the answer; what was said until then is remembered."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, lambda *_: self._process.send_signal(signal.SIGINT))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def new(self) -> None:
         """Forget what was said."""

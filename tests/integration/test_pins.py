@@ -128,7 +128,8 @@ LIGHT = [("3.11", ("pydantic==2.12.3", "typer==0.25.1")), ("3.12", ()), ("3.13",
 # The supervisor's side, without the training stack.
 LIGHT_TESTS = (
     *("tests/unit/test_config.py", "tests/unit/session", "tests/unit/data/test_steps.py"),
-    *("tests/unit/checkpoints/test_store_contract.py", "tests/unit/runs/test_ledger.py"),
+    *("tests/unit/checkpoints/test_folder_store.py", "tests/unit/checkpoints/test_hub_client.py"),
+    "tests/unit/runs/test_ledger.py",
 )
 CURATE = """
 from kaggle_lib.config import RunConfig
