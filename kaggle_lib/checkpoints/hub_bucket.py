@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import BucketFile, HfApi
+from huggingface_hub import BucketFile, BucketInfo, HfApi
 from huggingface_hub.errors import BucketBatchError, BucketNotFoundError, EntryNotFoundError
 from pydantic import BaseModel, ConfigDict
 
@@ -124,18 +124,32 @@ class Bucket:
                 raise Damaged(name, f"cannot be deleted from the bucket {self.id}")
 
     def _create(self, private: bool) -> None:
-        try:
-            again(lambda: self._api.create_bucket(self.id, private=private))
-        except Failures as error:
-            if status(error) not in (403, 409):  # there already, or the token is for this one bucket only
-                raise
-            refused: BaseException | None = error
-        else:
-            refused = None
-        try:
-            info = again(lambda: self._api.bucket_info(self.id))
-        except BucketNotFoundError as error:
-            raise refused or error from error
+        refused: BaseException | None = None
+
+        def look() -> BucketInfo | None:
+            try:
+                return self._api.bucket_info(self.id)
+            except BucketNotFoundError as error:
+                nonlocal refused
+                refused = refused or error
+                return None
+
+        def make() -> None:
+            nonlocal refused
+            try:
+                self._api.create_bucket(self.id, private=private)
+            except Failures as error:
+                if status(error) not in (403, 409):  # the token is for this one bucket only, or somebody was quicker
+                    raise
+                refused = error
+
+        info = again(look)
+        if info is None:
+            again(make)
+            info = again(look)
+        if info is None:
+            assert refused is not None
+            raise refused
         if private and not info.private:
             raise StoreError(f"The bucket {self.id} is public; make it private in its settings on the Hub.")
 
