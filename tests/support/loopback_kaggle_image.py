@@ -119,9 +119,9 @@ def build(folder: Path, without: tuple[str, ...] = ()) -> Path:
     """Make the image in `folder`; the path of its Python. `without`: beginnings of more names to leave out."""
     if not folder.exists():
         venv.EnvBuilder(symlinks=True).create(folder)
-        packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
-        for source in site.getsitepackages():
-            for path in Path(source).iterdir():
+        packages = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(folder)}))
+        for source in filter(Path.is_dir, map(Path, site.getsitepackages())):  # Debian's Python names some that are not
+            for path in source.iterdir():
                 if path.suffix != ".pth" and not path.name.startswith((*LEFT_OUT, *without)):
                     (packages / path.name).symlink_to(path)
         (packages / "kaggle_secrets.py").write_text(SECRETS)
