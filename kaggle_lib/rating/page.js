@@ -290,7 +290,7 @@ function download(text, ending, type) {
   const name = rater.replace(/[^\p{L}\p{M}\p{N}_-]+/gu, "_");
   const link = make("a", { href: URL.createObjectURL(new Blob([text], { type })), download: `ratings-${sheet}-${name}.${ending}` });
   link.click();
-  URL.revokeObjectURL(link.href);
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000); // a browser that is busy begins the download later
   exported = true;
 }
 
