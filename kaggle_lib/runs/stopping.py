@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from kaggle_lib.session.clock import Clock
@@ -19,6 +19,7 @@ class Stopping:
         self.why = ""
         self.at_once = False
         self.reserve = 0.0
+        self._untold = ""
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -40,13 +41,21 @@ class Stopping:
             return
         self.why = "interrupted" if number == signal.SIGINT else "asked to end by SIGTERM"
         again = " Once more stops at once, without saving." if number == signal.SIGINT else ""
-        self.say(f"{self.why[0].upper()}{self.why[1:]}: saving and pausing.{again}")
+        self._untold = f"{self.why[0].upper()}{self.why[1:]}: saving and pausing.{again}"
+        with suppress(RuntimeError):  # the signal came in the middle of another line: it is said a moment later
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._untold:
+            self.say(self._untold)
+            self._untold = ""
 
     def watch_the_clock(self, slowest: float) -> None:
         """Ask when a last step, its save and its upload, `slowest` seconds at most, just fit before the deadline.
 
         Three times that: an upload that is under way may have to end first, and as much again for what is not measured.
         """
+        self._tell()
         if self.clock.hours is None:
             return
         self.reserve = min(3600 * self.clock.hours / 5, max(30.0, 3 * slowest))

@@ -1,5 +1,8 @@
 """A session asks for its last save while that, and its upload, still fit before the deadline."""
 
+import os
+import signal
+
 import pytest
 
 from kaggle_lib.runs.stopping import Stopping
@@ -37,3 +40,22 @@ def test_without_a_deadline_nothing_is_asked():
     stopping = Stopping(Clock(0.0, None), print)
     stopping.watch_the_clock(1e9)
     assert (stopping.why, stopping.overdue) == ("", False)
+
+
+def test_a_signal_in_the_middle_of_a_line_ends_nothing_and_is_told_a_moment_later():
+    """Python refuses to write into a stream that it is writing to: what the handler says waits."""
+    told: list[str] = []
+    busy = [True]
+
+    def say(line: str) -> None:
+        if busy.pop() if busy else False:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
+        told.append(line)
+
+    stopping = Stopping(Clock.start(None), say)
+    with stopping.signals():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert (stopping.why, told) == ("interrupted", [])
+    stopping.watch_the_clock(0.0)
+    stopping.watch_the_clock(0.0)
+    assert told == ["Interrupted: saving and pausing. Once more stops at once, without saving."]
