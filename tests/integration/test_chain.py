@@ -4,8 +4,7 @@ import time
 
 import pytest
 from support.loopback_hub import LoopbackHub
-from support.loopback_kaggle import LoopbackKaggle
-from support.quick_sessions import KERNEL, Laptop, kill, reach
+from support.quick_sessions import KERNEL, Laptop, kill, quick_kaggle, saves
 
 pytestmark = pytest.mark.slow
 QUICK = ("--poll", "0.2")
@@ -19,14 +18,8 @@ def hub(tmp_path):
 
 @pytest.fixture
 def kaggle(tmp_path, hub):
-    with LoopbackKaggle(tmp_path / "kaggle", session_environment=reach(hub) | {"QUICK": "step"}) as kaggle:
-        kaggle.grace, kaggle.secrets_travel = 0.0, True
-        kaggle.attach_secret(KERNEL, "HF_TOKEN", hub.token)
+    with quick_kaggle(tmp_path / "kaggle", hub) as kaggle:
         yield kaggle
-
-
-def saves(kaggle):
-    return [call for call in kaggle.calls if call.call == "SaveKernel"]
 
 
 def overlaps(kaggle):

@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from support.loopback_http import Refused, Reply, Request
+from support.loopback_script import Script
 
 if TYPE_CHECKING:
     from support.loopback_hub import LoopbackHub
@@ -173,14 +174,13 @@ class Fault:
         return reply
 
 
-class Faults:
+class Faults(Script[Fault]):
     """The script of one Hub."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.line = threading.Lock()  # one upload at a time has the slow line
         self.taken = threading.Event()  # some request was hit
-        self._lock = threading.Lock()
-        self._script: list[Fault] = []
 
     def add(
         self,
@@ -212,39 +212,15 @@ class Faults:
                 method, path = method or "POST", path or COMMIT
         left = (known.times or None) if times == -1 else times
         where = re.compile(method or known.method), re.compile(path if path is not None else known.path)
-        fault = Fault(name, arguments, *where, left, after)
-        with self._lock:
-            self._script.append(fault)
-        return fault
-
-    def load(self, script: Any) -> None:
-        """Add what JSON tells: an object, or a list of them."""
-        for line in script if isinstance(script, list) else [script]:
-            self.add(**line)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._script.clear()
+        return self.append(Fault(name, arguments, *where, left, after))
 
     def take(self, request: Request) -> list[Fault]:
         """The faults that hit this request; each is counted."""
-        path, hit = unquote(request.path), []
-        with self._lock:
-            for fault in self._script:
-                if fault.left == 0 or not fault.method.fullmatch(request.method) or not fault.path.search(path):
-                    continue
-                if fault.skip:
-                    fault.skip -= 1
-                    continue
-                fault.left = None if fault.left is None else fault.left - 1
-                fault.hits += 1
-                hit.append(fault)
+        path = unquote(request.path)
+        hit = self.hit(lambda fault: fault.method.fullmatch(request.method) and fault.path.search(path))
         if hit:
             self.taken.set()
         return hit
-
-    def told(self) -> list[dict[str, Any]]:
-        return [fault.told() for fault in list(self._script)]
 
 
 def exchange(hub: LoopbackHub, request: Request, answer: Callable[[Request], Reply]) -> Reply:

@@ -26,12 +26,13 @@ from support.loopback_api import routes
 from support.loopback_buckets import Bucket
 from support.loopback_http import Record, Refused, Reply, Request, Server, User, now
 from support.loopback_repo import Repo, write_whole
+from support.loopback_script import Served
 
 TOKEN, READ_TOKEN = "hf_loopbackwrite000000000000000000000", "hf_loopbackread0000000000000000000000"
 OWNER = "loopback"
 
 
-class LoopbackHub:
+class LoopbackHub(Served):
     """Serves from the moment it is entered (or `start`) until it is left (or `stop`).
 
     `users`: {token: User}; by default a token that writes and one that only reads, both of the user `loopback`. A repo
@@ -61,18 +62,8 @@ class LoopbackHub:
         self._server = Server(port, self.exchange)
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def __enter__(self) -> LoopbackHub:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        self._server.start()
-
     def stop(self) -> None:
-        self._server.stop()
+        super().stop()
         if self._made:
             shutil.rmtree(self.root, ignore_errors=True)
 

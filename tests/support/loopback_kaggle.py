@@ -35,12 +35,13 @@ from support.loopback_kaggle_faults import Faults
 from support.loopback_kaggle_image import build
 from support.loopback_kaggle_records import Account, Call, Dataset, Kernel, Version
 from support.loopback_kaggle_session import Plan, Session, enter_words
+from support.loopback_script import Served
 
 USER = Account("loopback", "0123456789abcdef0123456789abcdef", "KGAT_0123456789abcdef0123456789abcdef")
 SETTINGS = ("limit", "grace", "slots", "quota_hours", "gpu_hours", "processing_seconds", "secrets_travel", "mount_as")
 
 
-class LoopbackKaggle:
+class LoopbackKaggle(Served):
     """Serves from the moment it is entered (or `start`) until it is left (or `stop`), and no session outlives it.
 
     `limit`: seconds that a session may last; `grace`: between SIGINT and SIGKILL at its end. What a push asks for as
@@ -86,18 +87,8 @@ class LoopbackKaggle:
         self.stopping = self._server.stopping
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def __enter__(self) -> LoopbackKaggle:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        self._server.start()
-
     def stop(self) -> None:
-        self._server.stop()
+        super().stop()
         for session in self.sessions:
             session.cancel()
         for session in self.sessions:

@@ -26,12 +26,12 @@ Of a question for a session's status:
 from __future__ import annotations
 
 import re
-import threading
 from dataclasses import dataclass
 from typing import Any
 
 from support.loopback_http import Reply
 from support.loopback_kaggle_session import Plan
+from support.loopback_script import Script
 
 PUSH, STATUS = "SaveKernel", "GetKernelSessionStatus"
 # The call that each action is about, where the script does not say.
@@ -79,12 +79,8 @@ class Fault:
         return {"action": action, "call": self.call.pattern, "times": self.left, "after": self.skip, "hits": self.hits}
 
 
-class Faults:
+class Faults(Script[Fault]):
     """The script of one loopback Kaggle."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._script: list[Fault] = []
 
     def add(
         self,
@@ -103,37 +99,11 @@ class Faults:
             name, value = "status", name
         elif name not in ACTIONS or (name in WITH_ARGUMENT) != (value is not None):
             raise ValueError(f"no action {action}; see {__name__}")
-        fault = Fault(name, value or "", re.compile(call or ACTIONS[name]), times, after, text, retry_after)
-        with self._lock:
-            self._script.append(fault)
-        return fault
-
-    def load(self, script: Any) -> None:
-        """Add what JSON tells: an object, or a list of them."""
-        for line in script if isinstance(script, list) else [script]:
-            self.add(**line)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._script.clear()
+        return self.append(Fault(name, value or "", re.compile(call or ACTIONS[name]), times, after, text, retry_after))
 
     def take(self, call: str) -> list[Fault]:
         """The faults that hit this call; each is counted."""
-        hit = []
-        with self._lock:
-            for fault in self._script:
-                if fault.left == 0 or not fault.call.fullmatch(call):
-                    continue
-                if fault.skip:
-                    fault.skip -= 1
-                    continue
-                fault.left = None if fault.left is None else fault.left - 1
-                fault.hits += 1
-                hit.append(fault)
-        return hit
-
-    def told(self) -> list[dict[str, Any]]:
-        return [fault.told() for fault in list(self._script)]
+        return self.hit(lambda fault: fault.call.fullmatch(call))
 
 
 def values(faults: list[Fault], action: str) -> list[str]:

@@ -13,7 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from support.loopback_hub import LoopbackHub
@@ -142,3 +145,17 @@ def reach(hub: LoopbackHub) -> dict[str, str]:
 def kill(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
+
+
+@contextmanager
+def quick_kaggle(root: Path, hub: LoopbackHub) -> Iterator[LoopbackKaggle]:
+    """A loopback Kaggle whose sessions reach `hub`, have its token, and add a step."""
+    with LoopbackKaggle(root, session_environment=reach(hub) | {"QUICK": "step"}) as kaggle:
+        kaggle.grace, kaggle.secrets_travel = 0.0, True
+        kaggle.attach_secret(KERNEL, "HF_TOKEN", hub.token)
+        yield kaggle
+
+
+def saves(kaggle: LoopbackKaggle) -> list[Any]:
+    """The pushes that it was sent."""
+    return [call for call in kaggle.calls if call.call == "SaveKernel"]
