@@ -26,9 +26,21 @@ if TYPE_CHECKING:
     from kaggle_lib.runs.chatting import Chat
 
 
+# Base model and data do not matter for looking; all else that could be wrong is checked.
+NEITHER: dict[str, object] = {"base_model": "-", "data": "-"}
+
+
 def gather(preset: str | None, config: str | Path | None, values: Mapping[str, object]) -> dict[str, object]:
     """The values of a call: `values`, then what `configure` was given, then the preset or file."""
     return Settings.current.gather(preset, config, values)
+
+
+def _places(values: Mapping[str, object], *names: str) -> dict[str, object]:
+    """Of `values` those `names` that were given, by their types. Raises ConfigError for whatever is wrong with any."""
+    parsed, problems = parse(values)
+    if problems:
+        raise ConfigError(problems)
+    return {name: parsed[name] for name in names if name in parsed}
 
 
 def train(preset: str | None = None, config: str | Path | None = None, **values: object) -> Outcome:
@@ -145,11 +157,7 @@ def rate_score(
     from kaggle_lib.rating import commands
     from kaggle_lib.runs.folder import RunFolder
 
-    parsed, problems = parse(gather(preset, config, values))
-    if problems:
-        raise ConfigError(problems)
-    places = {name: parsed[name] for name in ("run", "work_dir") if name in parsed}
-    looked = RunConfig.create({"base_model": "-", "data": "-", **places})
+    looked = RunConfig.create(NEITHER | _places(gather(preset, config, values), "run", "work_dir"))
     given = [files] if isinstance(files, (str, Path)) else list(files)
     return commands.evaluate(
         RunFolder(Path(looked.work_dir).absolute() / looked.run),
@@ -170,12 +178,8 @@ def status(
     from kaggle_lib.report.status import status as status_of
     from kaggle_lib.runs.opening import others, store_for
 
-    parsed, problems = parse(gather(preset, config, values))
-    if problems:
-        raise ConfigError(problems)
-    # Base model and data do not matter for looking; all else that could be wrong with `run` and `store` is checked.
-    places = {name: parsed[name] for name in ("run", "store", "public_store") if name in parsed}
-    looked = RunConfig.create({"run": "-", "base_model": "-", "data": "-", **places})
+    places = _places(gather(preset, config, values), "run", "store", "public_store")
+    looked = RunConfig.create({"run": "-", **NEITHER, **places})
     store = store_for(looked)
     if all or "run" not in places:
         named = ((name, store_for(looked.model_copy(update={"run": name}))) for name in store.runs())

@@ -7,10 +7,8 @@ a GPU with it) or breaks stays out of the notebook, and a file that was edited i
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -20,8 +18,7 @@ from kaggle_lib import errors
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data import tokenise
 from kaggle_lib.data.find import find
-
-PR_SET_PDEATHSIG = 1  # prctl(2)
+from kaggle_lib.session.machine import die_with_parent
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def _check(config: RunConfig, cache: Path | None = None) -> Checked:
 
 def main() -> None:
     """The process of its own: a configuration on standard input, one JSON object on standard output."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     config = RunConfig.from_json(json.load(sys.stdin))
     try:
         with contextlib.redirect_stdout(sys.stderr):

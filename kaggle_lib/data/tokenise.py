@@ -87,14 +87,14 @@ def _kept(target: Path) -> Curated | None:
     return Curated(**values)
 
 
-def tokenised(config: RunConfig, tokenizer: chat.Tokenizer, cache: Path) -> Splits:
-    """The rows of `config`'s corpus as ids, from the cache in `cache` or made now.
+def tokenised(config: RunConfig, tokenizer: chat.Tokenizer, cache: Path, rows: Curated | None = None) -> Splits:
+    """The rows of `config`'s corpus as ids, from the cache in `cache` or made now; `rows`: curated already.
 
     Made aside and renamed, so that a kill leaves nothing half; of several processes one makes it and the others wait;
     one with a file that is missing or damaged is made anew. Raises DataError for a corpus that cannot be used,
     ConfigError where `max_length` leaves no room.
     """
-    rows = curated(config, cache)
+    rows = rows or curated(config, cache)
     target = cache / f"tokens-{_key(config, tokenizer, rows)}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f".{target.name}.lock"):

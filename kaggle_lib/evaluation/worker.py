@@ -87,7 +87,7 @@ def _evaluate(folder: RunFolder, rank: int, processes: int) -> bool:
     if log:
         log.write("phase", phase="load", versions=startup.versions())
     model, tokenizer = strategies.tuned(config, folder.adapter, folder.cache)
-    splits = tokenise.tokenised(config, tokenizer, folder.cache)
+    splits = tokenise.tokenised(config, tokenizer, folder.cache, curated)
     if rank == 0:
         write_json(folder.data_sheet, splits.sheet)
     adapter = sha256_of(weights)

@@ -7,7 +7,6 @@ imports none of it: it sends the settings, shows the lines that come, passes int
 from __future__ import annotations
 
 import codecs
-import ctypes
 import functools
 import json
 import os
@@ -22,8 +21,8 @@ from typing import Any
 
 from kaggle_lib.errors import UserError
 from kaggle_lib.files import read_json, write_json
+from kaggle_lib.session.machine import die_with_parent
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
 PLAIN = (str, int, float, bool, types.NoneType, list, tuple, dict)
 
 
@@ -141,7 +140,7 @@ def _ended(name: str, code: int) -> str:
 
 def main(request: Path, answer: Path) -> int:
     """In the process of one call: do what `request` says, leave the result in `answer`."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the session ends with its kernel
+    die_with_parent()
     import kaggle_lib
 
     asked = read_json(request)

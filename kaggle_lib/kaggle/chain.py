@@ -20,6 +20,7 @@ from kaggle_lib.kaggle.client import ENDED, NOT_NOW, Client, Quota, Status, edit
 from kaggle_lib.kaggle.push import (
     Plan,
     kernel_id,
+    mark_of,
     newest_session,
     next_step,
     only_one,
@@ -286,14 +287,7 @@ class _Chain:
         rescue = self.plan.rescue or view.session is not None or view.unrecorded > 0
         plan = replace(self.plan, unrecorded=view.unrecorded, rescue=rescue)
         self.log.follow(name, live=False)
-        self.last = {
-            "run": opened.config.run,
-            "store": opened.config.store,
-            "notebook": plan.notebook,
-            "after": newest_session(opened),
-            "unrecorded": view.unrecorded,
-            "time": datetime.now(UTC).isoformat(),
-        }
+        self.last = mark_of(opened, plan)
         push_opened(opened, plan, self.client, self._say)
         self.told = ""
 

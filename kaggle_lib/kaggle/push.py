@@ -126,15 +126,7 @@ def push_opened(opened: Opened, plan: Plan, client: Client, say: Say) -> Pushed:
     metadata = read_json(built.folder / "kernel-metadata.json")
     if problems := problems_of(metadata):
         raise ConfigError(problems, title="Kaggle would not take this kernel as it is meant")
-    mark: dict[str, Any] = {
-        "push": secrets.token_hex(8),
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "run": config.run,
-        "store": config.store,
-        "notebook": plan.notebook,
-        "after": newest_session(opened),
-        "unrecorded": plan.unrecorded,
-    }
+    mark = {"push": secrets.token_hex(8), **mark_of(opened, plan)}
     write_mark(built.notebook, mark)
     before = client.status(name)
     if before.live:
@@ -282,6 +274,18 @@ def problems_of(metadata: Mapping[str, Any]) -> list[str]:
             if not pattern.fullmatch(source):
                 problems.append(f"{key}: {source!r} is not {form}")
     return problems
+
+
+def mark_of(opened: Opened, plan: Plan) -> dict[str, Any]:
+    """What tells later which session a push was to start, and what there was before it."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "run": opened.config.run,
+        "store": opened.config.store,
+        "notebook": plan.notebook,
+        "after": newest_session(opened),
+        "unrecorded": plan.unrecorded,
+    }
 
 
 def write_mark(notebook: Path, mark: Mapping[str, Any]) -> None:

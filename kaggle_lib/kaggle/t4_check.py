@@ -34,6 +34,7 @@ from kaggle_lib.files import sha256_of, write_json
 from kaggle_lib.report.speed import shape_of
 from kaggle_lib.runs import base_model, events, ledger, rescue
 from kaggle_lib.runs.folder import RunFolder
+from kaggle_lib.runs.launch import tied
 from kaggle_lib.runs.opening import Opened, new_session_id, open_run
 from kaggle_lib.session.machine import find_gpus
 
@@ -213,7 +214,7 @@ class Check:
         with path.open("ab") as log:
             start = log.tell()
             command = [sys.executable, "-m", "kaggle_lib", "train", *words]
-            session = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            session = subprocess.Popen(tied(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         try:
             while session.poll() is None:
                 time.sleep(POLL_SECONDS)

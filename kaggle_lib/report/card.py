@@ -7,7 +7,6 @@ the keys that are generated.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ BEGIN = "<!-- written by kaggle_lib from the run; what stands outside of these m
 END = "<!-- end of what kaggle_lib wrote -->"
 CORPUS = "BengaliEmpatheticConversationsCorpus"
 CORPUS_ID = "rasel-harun/BengaliEmpatheticConversationsCorpus"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 QUESTION = "গতকাল আমার সবচেয়ে কাছের বন্ধু শহর ছেড়ে চলে গেল।"
 IN_CARD = ("bits_per_byte", "perplexity", "chrf++", "bleu", "rougeL", "length", "distinct2", "mixed_register")
 RECIPE = (

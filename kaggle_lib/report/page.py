@@ -51,7 +51,7 @@ def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record], state:
     """
     happened = events.read_all(folder.events)
     steps, validation = events.curve(happened), events.curve(happened, "evaluation")
-    result = _read_result(folder)
+    result = read_result(folder)
     borders = [(number, record["from_step"]) for number, record in _training(ledger)[1:]]
     environment = _environment()
     html = environment.get_template("page.html").render(
@@ -161,7 +161,8 @@ def repeated(happened: Sequence[Event]) -> dict[str, Any]:
     return {"steps": len(again), "differed": sorted(differed)}
 
 
-def _read_result(folder: RunFolder) -> dict[str, Any] | None:
+def read_result(folder: RunFolder) -> dict[str, Any] | None:
+    """The evaluation's result; None where there is none. Raises UserError where it is damaged."""
     path = folder.evaluation / "result.json"
     try:
         result = read_json(path)

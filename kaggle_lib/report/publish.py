@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -17,17 +16,17 @@ from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
 from kaggle_lib.checkpoints.hub_client import Failures, within
 from kaggle_lib.checkpoints.hub_repo import Damaged, Repo, Tree
+from kaggle_lib.data import chat
 from kaggle_lib.errors import ConfigError, NotFinished, StoreError, UserError
 from kaggle_lib.files import read_json, write_json, write_text
 from kaggle_lib.report import card, page
 from kaggle_lib.runs import ledger, resume
-from kaggle_lib.runs.opening import open_run
+from kaggle_lib.runs.opening import only_session, open_run
 from kaggle_lib.runs.supervise import restore_finished
 from kaggle_lib.session.secrets import hub_token
+from kaggle_lib.values import is_hub_id
 
-CARD, RESULT = "README.md", "result.json"
-STOPS = ("<|eot_id|>", "<|end_of_text|>", "<|im_end|>", "<end_of_turn>")
-PAD = ("<|finetune_right_pad_id|>", "<|reserved_special_token_2|>")
+CARD = "README.md"
 SECONDS = 1800.0  # for everything; an adapter has some 50 MB
 TRIES = 3
 FOLDERS = ("evaluation/", "report/")  # what is in them is replaced as a whole
@@ -63,7 +62,7 @@ def publish(
     opened = open_run(values, begun=True)
     config, folder = opened.config, opened.folder
     repo_id = to or config.hub_store
-    if repo_id is None or not card.HUB_ID.fullmatch(repo_id):
+    if repo_id is None or not _is_repo(repo_id):
         raise ConfigError(
             [
                 f"--to: {repo_id!r} is no repo of the Hub (user/name)"
@@ -71,10 +70,11 @@ def publish(
                 else f"--to: the store is {config.store!r}, so say which repo of the Hub (user/name) to publish to"
             ]
         )
-    if base is not None and not card.HUB_ID.fullmatch(base):
+    if base is not None and not _is_repo(base):
         raise ConfigError([f"--base: {base!r} is no model of the Hub (owner/name)"])
     folder.create()
-    found = resume.choose(folder, opened.store, opened.state)
+    with only_session(folder):  # choosing renames what it passes over, which a session here may be writing
+        found = resume.choose(folder, opened.store, opened.state)
     if found.kind != "finished" or found.manifest is None:
         raise NotFinished(
             f"Run {config.run!r} is not finished (step {found.step}), so there is nothing to publish yet.",
@@ -100,7 +100,7 @@ def publish(
                 step=found.step,
                 total_steps=found.manifest.total_steps,
                 ledger=records,
-                result=_result(folder.evaluation / RESULT),
+                result=page.read_result(folder),
                 existing=repo.read(tree, CARD).decode("utf-8") if CARD in tree.files else None,
             )
             _validate(str(written), token.value)
@@ -134,6 +134,10 @@ def publish(
     return _published(config.run, repo_id, after, found.step, staged)
 
 
+def _is_repo(text: str) -> bool:
+    return "/" in text and is_hub_id(text)
+
+
 def _stage(into: Path, adapter: Path, evaluation: Path, report: Path) -> Path:
     """All files but the card, as they will be in the repo."""
     shutil.rmtree(into, ignore_errors=True)
@@ -155,8 +159,8 @@ def _generation_config(folder: Path) -> dict[str, Any]:
     added = {one["content"]: one["id"] for one in read_json(folder / "tokenizer.json").get("added_tokens", [])}
     return {
         "do_sample": False,
-        "eos_token_id": [added[name] for name in STOPS if name in added],
-        "pad_token_id": next((added[name] for name in PAD if name in added), None),
+        "eos_token_id": [added[name] for name in (chat.EOT, chat.END_OF_TEXT) if name in added],
+        "pad_token_id": next((added[name] for name in chat.PADS if name in added), None),
     }
 
 
@@ -210,15 +214,6 @@ def _published(run: str, repo: str, tree: Tree, step: int, staged: Path, *, unch
     names = _files(staged)
     size = sum((staged / name).stat().st_size for name in names)
     return Published(run, repo, tree.commit, step, len(names), size, tree.private, unchanged)
-
-
-def _result(path: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}).", todo="Remove evaluation/ and evaluate again.") from None
 
 
 @contextmanager

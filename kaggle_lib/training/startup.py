@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import os
 import platform
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,10 +14,10 @@ import kaggle_lib
 from kaggle_lib.checkpoints.manifest import NAME, verify
 from kaggle_lib.errors import UserError
 from kaggle_lib.runs.folder import RunFolder
+from kaggle_lib.session.machine import die_with_parent
 
 STACK = ("transformers", "peft", "trl", "accelerate", "bitsandbytes")
 OF_UNSLOTH = ("unsloth", "unsloth_zoo", "xformers", "triton")
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def versions() -> dict[str, str]:
@@ -81,7 +79,7 @@ def run(main: Callable[[str], object]) -> None:
     if not supervised():
         main(sys.argv[1])  # a debugger wants the error itself
         return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     try:
         main(sys.argv[1])
     except UserError as error:
