@@ -30,6 +30,7 @@ from kaggle_lib.report.pins import pins
 from kaggle_lib.session.secrets import hub_token, kaggle_token
 
 CLONE = Path(__file__).parents[2]
+NOBODY = "YOUR-NAME"  # the owner in the committed kernel-metadata.json
 BEGINNING = ("train", "t4_check")  # the notebooks that begin a run, and get every key that was given
 MOST_BYTES = 950_000  # Kaggle refuses a source of about a megabyte
 # Of requirements.txt: what only builds and runs notebooks, and what comes with Unsloth on a GPU.
@@ -258,7 +259,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         config = RunConfig.create({**read_preset(given.preset), **read_assignments(given.set)})
         id = given.id or str(read_json(CLONE / "kernel-metadata.json")["id"])
-        if id.startswith("YOUR-NAME/"):
+        if id.startswith(f"{NOBODY}/"):
             raise UserError("Whose kernel is it?", todo="Put your name on Kaggle into the id in kernel-metadata.json.")
         built = build(given.notebook, config, given.into, id=id)
     except UserError as error:

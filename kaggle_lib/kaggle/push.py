@@ -24,7 +24,7 @@ from kaggle_lib.config import parse
 from kaggle_lib.errors import ConfigError, KaggleBusy, KaggleError, LeaseHeld, NotFinished
 from kaggle_lib.files import read_json, write_text
 from kaggle_lib.kaggle.client import Client, Pulled, Reply, editor
-from kaggle_lib.kaggle.kernel import BEGINNING, CLONE, build
+from kaggle_lib.kaggle.kernel import BEGINNING, CLONE, NOBODY, build
 from kaggle_lib.kaggle.token_dataset import ensure as token_dataset_of
 from kaggle_lib.runs import resume
 from kaggle_lib.runs.opening import Opened, open_run
@@ -33,7 +33,6 @@ from kaggle_lib.runs.prepare import settle_code
 Say = Callable[[str], None]
 INTO = Path("build/push")
 OWNER, SLUG = re.compile(r"[A-Za-z0-9_-]{1,50}"), re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-NOBODY = "YOUR-NAME"  # the owner in the committed kernel-metadata.json
 SOURCES = {
     "dataset_sources": (re.compile(r"[\w-]+/[\w.-]+(/\d+)?"), "owner/name"),
     "kernel_sources": (re.compile(r"[\w-]+/[\w.-]+(/\d+)?"), "owner/name"),
