@@ -24,10 +24,11 @@ def test_every_ending_once_in_one_run(whole, tmp_path):
     session(place, "interrupt", 9, accidents, slow=0.3)
     session(place, "deadline", 0, slow=1.5, hours=HOURS[whole.values["strategy"]])
     for end in ("twice", "sigterm", "loss", *(["fill"] if can_mount() else []), "killed"):
-        at = stored_step(place) + 3
+        stored = stored_step(place)
+        at = stored + 3
         said = session(place, end, at, slow=0.5)["said"]
-        if end in ("loss", "fill"):
-            assert f"The checkpoint of step {(at - 1) // 5 * 5} is on the store." in said
+        if end in ("loss", "fill"):  # a save each 5 steps, and the stored one may be of a step between
+            assert f"The checkpoint of step {max(stored, (at - 1) // 5 * 5)} is on the store." in said
     assert session(place, "finish", STEPS)["step"] == STEPS
     assert place.final_bytes() == whole.final_bytes()
     assert place.curve() == whole.curve()
