@@ -67,7 +67,7 @@ def report(preset: str | None = None, config: str | Path | None = None, **values
     opened.store.fetch_events(opened.folder.events)
     if not opened.folder.evaluation.exists():
         opened.store.fetch_kind("evaluation", opened.folder.evaluation)
-    from kaggle_lib.report import page  # after the checks: it loads matplotlib
+    from kaggle_lib.report import page
 
     records = ledger.closed(opened.state.ledger, opened.state.holder())
     path = page.build(opened.folder, opened.config, records, opened.state)

@@ -32,7 +32,7 @@ SET_TOKEN = "set HF_TOKEN, or run `hf auth login`."
 NEEDED = (
     *("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors"),
     *("huggingface_hub", "evaluate", "sacrebleu", "rouge-score"),
-    *("pydantic", "typer", "filelock", "jinja2", "PyYAML", "tqdm", "matplotlib"),
+    *("pydantic", "typer", "filelock", "jinja2", "PyYAML", "tqdm"),
 )
 
 

@@ -45,7 +45,7 @@ def section(environment: Environment, evaluation: Path, result: Mapping[str, Any
     """The part as HTML; nothing where there is no evaluation, or an older one without measures."""
     if not result or "measures" not in result:
         return Markup()
-    environment.filters.update(number=number, verdict=verdict)
+    environment.filters.update(number=number, verdict=verdict, spread=spread)
     by_group = [(title, [one for one in result["measures"] if one["group"] == name]) for name, title in GROUPS]
     html = environment.get_template("evaluation.html").render(
         result=result,
@@ -64,7 +64,12 @@ def number(value: float | None, sign: bool = False) -> str:
     if value is None:
         return "–"
     digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    return minus(f"{value:{'+' if sign else ''}.{digits}f}")
+
+
+def minus(text: str) -> str:
+    """A number with a real minus."""
+    return text.replace("-", "−")
 
 
 def verdict(measure: Mapping[str, Any]) -> str:
@@ -73,6 +78,17 @@ def verdict(measure: Mapping[str, Any]) -> str:
     if not interval or not better or interval[0] <= 0 <= interval[1]:
         return ""
     return "good" if (interval[0] > 0) == (better == "higher") else "bad"
+
+
+def spread(measure: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    """Where interval and difference are drawn, in percent from worse to better with no difference in the middle, by
+    the largest end; None without an interval."""
+    if not measure["interval"] or not measure["better"] or not any(measure["interval"]):
+        return None
+    sign = 1 if measure["better"] == "higher" else -1
+    largest = max(abs(end) for end in measure["interval"])
+    low, middle, high = sorted(sign * one / largest for one in (*measure["interval"], measure["difference"]))
+    return round(50 + 48 * low, 1), round(50 + 48 * middle, 1), round(50 + 48 * high, 1)
 
 
 def _groups(result: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Nothing is loaded from elsewhere, and all text of the data is escaped.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -14,14 +15,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from kaggle_lib import __version__
 from kaggle_lib.checkpoints.store import StoreState
 from kaggle_lib.config import POLICY, RECORDED, RunConfig
 from kaggle_lib.errors import UserError
 from kaggle_lib.files import read_json, sha256_of, write_text
-from kaggle_lib.report import datasheet, evaluation, people, plots
+from kaggle_lib.report import datasheet, evaluation, figures, history, hours, people
 from kaggle_lib.report.status import storage, storage_as_text
 from kaggle_lib.runs import events
-from kaggle_lib.runs.events import Event
 from kaggle_lib.runs.folder import RunFolder
 from kaggle_lib.runs.ledger import Record, goodput
 
@@ -32,14 +33,7 @@ MEASURES = (
     ("perplexity", "Perplexity", "per token, weighted by tokens; tokens are parts of letters", True),
     ("eot_nll", "End of turn", "nats for the token that ends the answer; in no other number here", True),
 )
-PARTS = (
-    ("kept", "kept training"),
-    ("redone", "training done again"),
-    ("loading", "loading"),
-    ("saving", "saving"),
-    ("evaluation", "evaluation"),
-    ("other", "other"),
-)
+MOST_WARNINGS = 200  # on the page; the ledger and the events have all
 
 
 def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record], state: StoreState | None = None) -> Path:
@@ -50,31 +44,40 @@ def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record], state:
     Raises UserError where a damaged evaluation is there, or where the page cannot be written.
     """
     happened = events.read_all(folder.events)
-    steps, validation = events.curve(happened), events.curve(happened, "evaluation")
+    steps, validation = history.course(happened), history.course(happened, "evaluation")
     result = read_result(folder)
-    borders = [(number, record["from_step"]) for number, record in _training(ledger)[1:]]
+    told = history.warnings(happened, ledger)
+    each = hours.parts(ledger)
     environment = _environment()
     html = environment.get_template("page.html").render(
+        version=__version__,
         config=config,
+        outlook=history.outlook(ledger, steps),
         step=steps[-1]["step"] if steps else 0,
         total_steps=steps[-1]["total_steps"] if steps else None,
         tokens=sum(event["tokens"] for event in steps),
         best=min(validation, key=lambda event: (event["bits_per_byte"], event["step"]), default=None),
-        figures={size: Markup(plots.curve(steps, validation, borders, size)) for size in plots.SIZES if steps},
+        panels=figures.panels(ledger, steps, validation, told, each),
+        unfinite=sum(1 for event in steps if not math.isfinite(event["loss"])),
+        peak=hours.peak(steps),
         result=result,
+        headline=_headline(result),
         evaluation=evaluation.section(environment, folder.evaluation, result),
         datasheet=datasheet.section(environment, folder),
         people=people.section(environment, folder),
         outdated=result is not None and _is_outdated(folder, result),
         measures=MEASURES,
-        sessions=[_session(number, record) for number, record in enumerate(ledger, start=1)],
-        parts=PARTS,
+        sessions=[_session(*one) for one in zip(range(1, len(ledger) + 1), ledger, each, strict=True)],
+        parts=hours.PARTS,
+        spent={name: sum(one[name] for one in each) for name in hours.PARTS},
         goodput=goodput(ledger),
+        against_plan=hours.against_plan(config, ledger, happened, steps),
+        warnings=told[:MOST_WARNINGS],
+        more_warnings=len(told[MOST_WARNINGS:]),
         stored=_stored(state) if state else "",
-        wall=sum(record["seconds"]["wall"] for record in ledger),
         claim=claim(ledger),
         changes=changes(ledger),
-        repeated=repeated(happened),
+        repeated=history.repeated(happened),
         settings=_settings(config),
     )
     path = folder.report / PAGE
@@ -84,6 +87,12 @@ def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record], state:
     except OSError as error:
         raise folder.unusable(error) from error
     return path
+
+
+def _headline(result: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The measure of bits per byte, with the interval of its difference, if there is one."""
+    measures = (result or {}).get("measures", [])
+    return next((one for one in measures if one["name"] == "bits_per_byte" and one["interval"]), None)
 
 
 def _stored(state: StoreState) -> str:
@@ -145,22 +154,6 @@ def claim(ledger: Sequence[Record]) -> str:
     return text
 
 
-def repeated(happened: Sequence[Event]) -> dict[str, Any]:
-    """Steps that were done more than once: how many (`steps`), and those whose loss or samples `differed`."""
-    first: dict[int, Event] = {}
-    again: set[int] = set()
-    differed: set[int] = set()
-    for event in happened:
-        if event["event"] != "step":
-            continue
-        before = first.setdefault(event["step"], event)
-        if before is not event:
-            again.add(event["step"])
-            if (before["loss"], before["samples"]) != (event["loss"], event["samples"]):
-                differed.add(event["step"])
-    return {"steps": len(again), "differed": sorted(differed)}
-
-
 def read_result(folder: RunFolder) -> dict[str, Any] | None:
     """The evaluation's result; None where there is none. Raises UserError where it is damaged."""
     path = folder.evaluation / "result.json"
@@ -185,21 +178,13 @@ def _is_outdated(folder: RunFolder, result: Mapping[str, Any]) -> bool:
     return weights.is_file() and sha256_of(weights) != result["adapter_sha256"]
 
 
-def _session(number: int, record: Record) -> dict[str, Any]:
-    seconds = record["seconds"]
-    parts = {
-        "kept": seconds["kept"],
-        "redone": seconds["training"] - seconds["kept"],
-        **{name: seconds[name] for name in ("loading", "saving", "evaluation")},
-    }
-    parts["other"] = max(0.0, seconds["wall"] - sum(parts.values()))
-    whole = sum(parts.values())
+def _session(number: int, record: Record, seconds: Mapping[str, float]) -> dict[str, Any]:
+    whole = sum(seconds.values())
     return {
         **record,
         "number": number,
-        "goodput": goodput([record]),
-        "shares": {name: 100 * value / whole if whole else 0.0 for name, value in parts.items()},
-        "parts": parts,
+        "shares": {name: 100 * value / whole if whole else 0.0 for name, value in seconds.items()},
+        "parts": seconds,
     }
 
 
@@ -226,7 +211,15 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(duration=duration, percent=percent, moment=moment, visible=visible, code=code)
+    environment.filters.update(
+        duration=duration,
+        percent=percent,
+        moment=moment,
+        visible=visible,
+        code=code,
+        number=evaluation.number,
+        minus=evaluation.minus,
+    )
     return environment
 
 

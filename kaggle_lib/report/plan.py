@@ -74,7 +74,7 @@ def plan(values: Mapping[str, object]) -> dict[str, Any]:
         if checkpoint and seconds
         else None,
     }
-    found["memory_gib"] = _memory(shape, config)
+    found["memory_gib"] = memory(shape, config)
     return found
 
 
@@ -166,7 +166,7 @@ def interval(save: float, between: float = 3600 * UNPLANNED_HOURS) -> float:
     return math.sqrt(2 * save * between) * (1 + math.sqrt(ratio) / 3 + ratio / 9) - save
 
 
-def _memory(shape: Shape | None, config: RunConfig) -> float | None:
+def memory(shape: Shape | None, config: RunConfig) -> float | None:
     """GiB that PyTorch has allocated at most, for the 8B shape in NF4, measured with PEFT and Unsloth on an H100 with
     a T4's attention kernels: 5.83 + T · (91 KiB + 152 KiB a layer that is not recomputed), T = the token budget.
     """

@@ -1,135 +1,187 @@
-"""The run's curve as SVG that stands in the page itself: the same bytes for the same events, in the page's colours.
+"""The run's curves as values for `plots.html`, which sets them as SVG: one drawing for every width, scheme and print.
 
-No text of the data enters a plot: matplotlib sets Bengali vowel signs on the wrong letter, whatever the font.
+Places are percent of the plot's area, so that lines and letters keep their size while the area does not. No text of
+the data enters a plot.
 """
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from matplotlib import style
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
-from kaggle_lib.runs.events import Event
-
-# Drawn in these colours, then replaced by the page's variables, so that one drawing serves light and dark.
-INK, MUTED, LINE, TRAINING, VALIDATION = "#101010", "#707070", "#d0d0d0", "#2070d0", "#c05010"
-VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", TRAINING: "--training", VALIDATION: "--validation"}
-# Inches at 72 points each: one form for a desk, one for a phone, whose letters stay as large.
-SIZES = {"wide": (11.0, 5.6), "narrow": (4.6, 5.4)}
-# Fewer raw points than this show their course by themselves.
-SMOOTH_FROM = 100
+Point = tuple[float, float]  # step and value
+COLUMNS = 400  # parts of the step axis that a thinned line is drawn by
+SMOOTH_FROM = 100  # fewer raw points than this show their course by themselves
+NAMED_BORDERS = 10
+DOTS = 80  # more values than this are a line without dots
 
 
-def curve(steps: Sequence[Event], validation: Sequence[Event], borders: Sequence[tuple[int, int]], size: str) -> str:
-    """An `<svg>`: loss over steps, below it validation where there was one, a line where each later session began.
+@dataclass(frozen=True)
+class Axis:
+    """`ticks`: (place in percent from the low end, text, whether a narrow page leaves it out)."""
 
-    `steps` and `validation`: events, one a step, in order. `borders`: the number of each training session after
-    the first and the step after which it began. `size`: wide or narrow.
-    """
-    settings = {"svg.fonttype": "none", "svg.hashsalt": f"kaggle_lib {size}", "font.size": 11.0}
-    with style.context(settings, after_reset=True):
-        figure = Figure(figsize=SIZES[size], layout="constrained")
-        ratios = [3, 2] if validation else [1]
-        panels = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
-        _training(panels[0], steps)
-        if validation:
-            _validation(panels[1], validation)
-        for panel in panels:
-            _frame(panel)
-            for _, step in borders:
-                panel.axvline(step + 0.5, color=MUTED, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
-        _name_borders(panels[0], borders)
-        panels[-1].set_xlim(0, max(event["step"] for event in steps) * 1.02)
-        panels[-1].set_xlabel("step", color=INK)
-        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8 if size == "wide" else 5))
-        return _svg(figure)
+    low: float
+    high: float
+    ticks: list[tuple[float, str, bool]]
+
+    def place(self, value: float) -> float:
+        return round(100 * (value - self.low) / (self.high - self.low), 2)
 
 
-def smooth(losses: Sequence[float], window: int) -> list[float]:
+@dataclass(frozen=True)
+class Panel:
+    """One plot. `lines`: (class, the points of an SVG polyline, 0 to 1000 both ways); `dots` and `marks`: (x, y, text)
+    in percent; `borders`: (x, text, whether it is named); `bars`: (x, width, [(class, y, height, text)]);
+    `level`: (y, text) of a dashed line across; `drawn`: how many points stand for how many, where it is fewer."""
+
+    name: str
+    title: str
+    about: str
+    x: Axis
+    y: Axis
+    height: int = 200
+    unit: str = "step"
+    lines: list[tuple[str, str]] = field(default_factory=list)
+    dots: list[tuple[float, float, str]] = field(default_factory=list)
+    marks: list[tuple[float, str]] = field(default_factory=list)
+    borders: list[tuple[float, str, bool]] = field(default_factory=list)
+    bars: list[tuple[float, float, list[tuple[str, float, float, str]]]] = field(default_factory=list)
+    level: tuple[float, str] | None = None
+    drawn: tuple[int, int] | None = None
+
+
+def thin(points: Sequence[Point], columns: int = COLUMNS) -> list[Point]:
+    """Of each of `columns` equal parts of the x axis the first, lowest, highest and last point; all where that is no
+    fewer. `points`: in the order of x."""
+    if len(points) <= 4 * columns:
+        return list(points)
+    first, last = points[0][0], points[-1][0]
+    parts: dict[int, list[Point]] = {}
+    for point in points:
+        parts.setdefault(min(columns - 1, int((point[0] - first) / (last - first) * columns)), []).append(point)
+    kept = []
+    for part in parts.values():
+        chosen = {part[0], min(part, key=lambda one: one[1]), max(part, key=lambda one: one[1]), part[-1]}
+        kept += sorted(chosen)
+    return kept
+
+
+def smooth(values: Sequence[float], window: int) -> list[float]:
     """The mean of the last `window` values at each place (of fewer at the start)."""
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    return [(sums[end] - sums[max(0, end - window)]) / min(window, end) for end in range(1, len(sums))]
+
+
+def axis(low: float, high: float, count: int, whole: bool = False) -> Axis:
+    """From `low` to `high` with about `count` ticks at multiples of 1, 2, 2.5 or 5 times a power of ten."""
+    if not high > low:
+        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+    power = 10.0 ** math.floor(math.log10((high - low) / count))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (power * factor) <= count)
+    step = max(1, round(step)) if whole else step
+    digits = next(digits for digits in range(20) if math.isclose(round(step, digits), step))
+    numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    made = Axis(low, high, [])
+    made.ticks.extend(
+        (made.place(one * step), f"{one * step:,.{digits}f}", place % 2 == 1) for place, one in enumerate(numbers)
+    )
+    return made
+
+
+def steps_axis(last: int) -> Axis:
+    """The axis of all plots over steps."""
+    return axis(0, max(1, last), 8, whole=True)
+
+
+def borders(sessions: Sequence[tuple[int, int]], x: Axis) -> list[tuple[float, str, bool]]:
+    """Where each later session began: `sessions` are (its number, the step before it). Of many only some are named."""
+    every = 1 + (len(sessions) - 1) // NAMED_BORDERS
+    short = len(sessions) > 2
     return [
-        sum(losses[max(0, place + 1 - window) : place + 1]) / min(window, place + 1) for place in range(len(losses))
+        (x.place(step + 0.5), f"s{number}" if short else f"session {number}", place % every == 0)
+        for place, (number, step) in enumerate(sessions)
     ]
 
 
-def _training(panel: Any, steps: Sequence[Event]) -> None:
-    numbers, losses = [event["step"] for event in steps], [event["loss"] for event in steps]
-    dense = len(steps) >= SMOOTH_FROM
-    # One step alone is a dot: a line needs two.
-    panel.plot(
-        numbers,
-        losses,
-        color=TRAINING,
-        linewidth=0.8 if dense else 1.6,
-        alpha=0.35 if dense else 1.0,
-        marker="o" if len(steps) == 1 else None,
-        markersize=4,
-    )
-    title = "Training loss, nats per answer token"
+def course(
+    name: str,
+    title: str,
+    points: Sequence[Point],
+    x: Axis,
+    *,
+    form: str = ".3f",
+    smoothed: bool = True,
+    from_zero: bool = False,
+    level: tuple[float, str] | None = None,
+    best: float | None = None,
+    height: int = 130,
+    borders: Sequence[tuple[float, str, bool]] = (),
+    marks: Sequence[tuple[float, str]] = (),
+) -> Panel:
+    """A value over the steps; from `SMOOTH_FROM` points on with the mean of a fortieth of them in bold.
+
+    `points`: (step, value), finite, in order, not none. `form`: how a value is written. `level`: a value drawn across.
+    `best`: the step of a point that gets a ring; with it the points are dots.
+    """
+    values = [value for _, value in points]
+    low, high = min(values), max([*values, *([level[0]] if level else [])])
+    room = 0.06 * (high - low)
+    y = axis(0.0 if from_zero else low - room, high + room, height // 30)
+    drawn = thin(points)
+    dense = smoothed and len(points) >= SMOOTH_FROM
+    lines = [("raw" if dense else "only", _polyline(drawn, x, y))]
     if dense:
-        window = len(steps) // 40
-        panel.plot(numbers, smooth(losses, window), color=TRAINING, linewidth=1.8)
-        title += f" (bold: mean of {window} steps)"
-    _title(panel, title)
+        window = len(points) // 40
+        means = list(zip((step for step, _ in points), smooth(values, window), strict=True))
+        lines.append(("bold", _polyline(thin(means), x, y)))
+        title += f"; bold: mean of {window} steps"
+    dots = []
+    if len(points) == 1 or (best is not None and len(points) <= DOTS):
+        dots = [(x.place(step), y.place(value), f"step {step:g}: {value:{form}}") for step, value in points]
+    ring = [(x.place(step), y.place(value), "best") for step, value in points if step == best]
+    least, most = (pick(points, key=lambda one: one[1]) for pick in (min, max))
+    about = ", ".join(
+        f"{word} {value:{form}} at step {step:,.0f}"
+        for word, (step, value) in (("first", points[0]), ("lowest", least), ("highest", most), ("last", points[-1]))
+    )
+    return Panel(
+        *(name, title, f"{about[0].upper()}{about[1:]}.", x, y, height),
+        lines=lines,
+        dots=[*dots, *ring],
+        marks=list(marks),
+        borders=list(borders),
+        level=(y.place(level[0]), level[1]) if level else None,
+        drawn=(len(drawn), len(points)) if len(drawn) < len(points) else None,
+    )
 
 
-def _validation(panel: Any, events: Sequence[Event]) -> None:
-    numbers, bits = [event["step"] for event in events], [event["bits_per_byte"] for event in events]
-    panel.plot(numbers, bits, color=VALIDATION, linewidth=1.6, marker="o", markersize=3.5)
-    place = min(range(len(bits)), key=bits.__getitem__)
-    panel.plot([numbers[place]], [bits[place]], color=VALIDATION, marker="o", markersize=8, markerfacecolor="none")
-    _title(panel, f"Validation, bits per byte (best: {bits[place]:.3f} at step {numbers[place]})")
+def stack(title: str, sessions: Sequence[tuple[int, Mapping[str, float]]], names: Mapping[str, str]) -> Panel:
+    """A bar a session, of the seconds of its parts. `sessions`: (its number, the parts); `names`: of parts in words."""
+    most = max(sum(parts.values()) for _, parts in sessions)
+    unit, seconds = ("hours", 3600) if most >= 3600 else ("minutes", 60) if most >= 60 else ("seconds", 1)
+    y = axis(0.0, 1.04 * most / seconds or 1.0, 5)
+    width = 100 / len(sessions)
+    bars = []
+    for place, (number, parts) in enumerate(sessions):
+        pieces, below = [], 0.0
+        for name, value in parts.items():
+            bottom, top = y.place(below / seconds), y.place((below + value) / seconds)
+            text = f"session {number}, {names[name]}: {value / seconds:.2f} {unit}"
+            pieces.append((name, round(100 - top, 2), round(top - bottom, 2), text))
+            below += value
+        bars.append((round((place + 0.12) * width, 2), round(0.76 * width, 2), [one for one in pieces if one[2]]))
+    every = 1 + (len(sessions) - 1) // 12
+    ticks = [
+        (round((place + 0.5) * width, 2), str(number), place // every % 2 == 1)
+        for place, (number, _) in enumerate(sessions)
+        if place % every == 0
+    ]
+    about = f"{len(sessions)} sessions, the longest {most / seconds:.1f} {unit}. The table below has each number."
+    return Panel("hours", f"{title}, {unit}", about, Axis(0, 1, ticks), y, unit="session", bars=bars)
 
 
-def _title(panel: Any, text: str) -> None:
-    panel.set_title(text, loc="left", fontsize=11, color=INK, pad=18 if "Training" in text else 8, wrap=False)
-
-
-def _frame(panel: Any) -> None:
-    panel.set_facecolor("none")
-    panel.grid(axis="y", color=LINE, linewidth=0.8)
-    panel.set_axisbelow(True)
-    panel.tick_params(colors=MUTED, length=0)
-    for side in ("top", "right", "left"):
-        panel.spines[side].set_visible(False)
-    panel.spines["bottom"].set_color(LINE)
-
-
-def _name_borders(panel: Any, borders: Sequence[tuple[int, int]]) -> None:
-    """Each later session's number over its line; of many sessions only every so many."""
-    every = 1 + len(borders) // 12
-    for place, (number, step) in enumerate(borders):
-        if place % every == 0:
-            panel.annotate(
-                f"session {number}" if len(borders) <= 2 else f"s{number}",
-                (step + 0.5, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="center",
-                fontsize=9,
-                color=MUTED,
-            )
-
-
-def _svg(figure: Figure) -> str:
-    """The figure without what only a file of its own needs, in the page's colours."""
-    figure.patch.set_alpha(0)
-    buffer = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue().decode("utf-8")
-    text = re.sub(r" *<metadata>.*?</metadata>\n", "", text[text.index("<svg") :], flags=re.DOTALL)
-    for color, variable in VARIABLES.items():
-        text = text.replace(color, f"var({variable})")
-    # The page sets typeface, joins and width; names are kept only where something refers to them.
-    text = re.sub(r" *<style.*?</style>\n", "", text, flags=re.DOTALL)
-    text = re.sub(r" font-family: [^;]*;", "", text)
-    used = set(re.findall(r"#([^)\"]+)[)\"]", text))
-    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)
-    return re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text, count=1)
+def _polyline(points: Sequence[Point], x: Axis, y: Axis) -> str:
+    return " ".join(f"{10 * x.place(step):g},{1000 - 10 * y.place(value):g}" for step, value in points)

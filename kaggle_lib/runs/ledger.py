@@ -88,21 +88,25 @@ def closed(records: Iterable[Record], holder: str | None) -> list[Record]:
 def goodput(records: Sequence[Record]) -> float | None:
     """Kept training seconds ÷ paid wall seconds over the training sessions in `records`, in order; None where they
     took no time. A session that only evaluated has none.
+    """
+    wall: float = sum(one["seconds"]["wall"] for one in records if one["job"] == "train")
+    return round(sum(kept(records)) / wall, 4) if wall > 0 else None
+
+
+def kept(records: Sequence[Record]) -> list[float]:
+    """The seconds of each training session, in order, that are in steps which counted in the end.
 
     A session whose last saves were lost with its machine is followed by one that begins below them: those steps are
     done again, so of its kept seconds only the share of the steps below the follower's start counts.
     """
     records = [one for one in records if one["job"] == "train"]
-    wall: float = sum(one["seconds"]["wall"] for one in records)
-    if wall <= 0:
-        return None
-    kept: float = 0.0
+    found = []
     for number, one in enumerate(records):
         done = one["to_step"] - one["from_step"]
         begins = min([one["to_step"], *(later["from_step"] for later in records[number + 1 :])])
         share = max(0, begins - one["from_step"]) / done if done else 0.0
-        kept += one["seconds"]["kept"] * share
-    return round(kept / wall, 4)
+        found.append(one["seconds"]["kept"] * share)
+    return found
 
 
 def _because(end: Event) -> str:

@@ -46,7 +46,7 @@ def test_the_pins_are_the_tried_ones() -> None:
     cpu, kaggle = pins(ROOT / "requirements-cpu.txt"), pins(ROOT / "requirements.txt")
     assert {name: cpu.get(name) for name in CPU} == {name: f"=={version}" for name, version in CPU.items()}
     assert {name: kaggle.get(name) for name in KAGGLE} == {name: f"=={version}" for name, version in KAGGLE.items()}
-    shared = set(cpu) & set(kaggle) - {"torch", "ipykernel", "matplotlib"}
+    shared = set(cpu) & set(kaggle) - {"torch", "ipykernel"}
     assert {name: cpu[name] for name in shared} == {name: kaggle[name] for name in shared}
     assert all(specifier.startswith("==") for specifier in cpu.values())
     unsloth = pins(ROOT / "requirements-cpu-unsloth.txt")

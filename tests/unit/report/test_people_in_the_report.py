@@ -44,11 +44,13 @@ def test_the_numbers_of_the_result_are_on_the_page(tmp_path):
     result = rated(folder, ["<b>রেহানা</b>", "করিম"])
     html = shown(folder)
     assert f"{result['win_rate']['mean']:.2f} <span" in html
-    assert "<th>heldout</th>" in html and "<th>safety</th>" in html
+    assert '<th scope="row">heldout</th>' in html and '<th scope="row">safety</th>' in html
     for name in CRITERIA:
-        assert f"{result['criteria'][name]['difference']['mean']:.2f}" in html
-        assert f"{result['agreement'][name]['alpha']:.2f}" in html
+        assert f"{result['criteria'][name]['difference']['mean']:.2f}".replace("-", "−") in html
+        assert f"{result['agreement'][name]['alpha']:.2f}".replace("-", "−") in html
     assert "&lt;b&gt;রেহানা" in html and "<b>রেহানা" not in html
+    items = result["raters"]["করিম"]["items"]
+    assert f"করিম: {items} items, " in html
     assert "2 raters" in html and "attention checks, 7 s an item" in html
 
 
