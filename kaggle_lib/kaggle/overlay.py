@@ -18,6 +18,7 @@ from pathlib import Path
 
 from kaggle_lib.errors import UserError
 from kaggle_lib.report.pins import satisfies
+from kaggle_lib.runs.asking import SWITCH_ON
 from kaggle_lib.session.secrets import VARIABLES
 
 # What belongs to the image's torch stays with it; a version of another CUDA would be gigabytes, and may not run.
@@ -98,10 +99,7 @@ def install(wanted: Mapping[str, str], folder: Path, say: Callable[[str], None])
     return str(python)
 
 
-NO_INTERNET = (
-    "No Internet: {}. Switch it on in the notebook's editor, on the right under Session options (Internet on; the "
-    "account needs a verified phone number), or push with enable_internet, and run again."
-)
+NO_INTERNET = "No Internet: {}. " + SWITCH_ON
 
 
 def _stays(kept: dict[str, str]) -> str:

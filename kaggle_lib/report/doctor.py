@@ -1,12 +1,12 @@
 """What is on this machine, and what a run would miss. Looks only; the one write is a probe of `store` and `work_dir`.
 
-Versions come from the packages' metadata and GPUs from the driver's tool: nothing heavy is imported.
+Versions come from the packages' metadata, GPUs from the driver's tool, and torch is asked in a process of its own:
+nothing heavy is imported.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 import sys
@@ -14,36 +14,28 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from subprocess import Popen
+from typing import Any
 
+from kaggle_lib import __version__
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data.check import check
 from kaggle_lib.errors import UserError
-from kaggle_lib.report.pins import pins, satisfies
-from kaggle_lib.runs.opening import store_for
-from kaggle_lib.session.machine import disk, find_gpus, memory
+from kaggle_lib.report import hub_access, packages
+from kaggle_lib.report.finding import Finding
+from kaggle_lib.report.plan import checkpoint_bytes
+from kaggle_lib.report.speed import shape_of
+from kaggle_lib.runs.launch import visible_gpus
+from kaggle_lib.session import torch_build
+from kaggle_lib.session.machine import disk, find_gpus, hub_cache, memory, short_of
 from kaggle_lib.session.secrets import Token, hub_token, kaggle_token
-from kaggle_lib.session.where import on_scratch, where
+from kaggle_lib.session.where import on_scratch, root, where
 
 PYTHONS = ((3, 11), (3, 13))  # tested, first to last
-# A CUDA 12.8 build of torch has no code for what is older than this (a T4 is 7.5, a P100 6.0).
-OLDEST_CAPABILITY = 7.0
+BUSY = 1 / 8  # of a GPU's memory, in use before we have begun: more than a screen takes
+CHECKPOINT = 50_000_000  # bytes, of a model whose shape is not known
+ANOTHER_GPU = "Choose another accelerator (on Kaggle: GPU T4 x2)."
 SET_TOKEN = "set HF_TOKEN, or run `hf auth login`."
-NEEDED = (
-    *("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors"),
-    *("huggingface_hub", "evaluate", "sacrebleu", "rouge-score"),
-    *("pydantic", "typer", "filelock", "jinja2", "PyYAML", "tqdm"),
-)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """`missing`: a run with these settings would fail, and `todo` says what to do; `note`: worth knowing."""
-
-    topic: str
-    state: Literal["ok", "note", "missing"]
-    text: str
-    todo: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,12 +62,16 @@ def examine(values: Mapping[str, object]) -> Examination:
     # What is not given does not matter for looking, but has to be something.
     config = RunConfig.create({"run": "doctor", "base_model": "sample", "data": "sample", **values})
     gpus = find_gpus()
-    versions = {name: _version(name) for name in NEEDED}
+    torch = torch_build.ask() if gpus and packages.version("torch") else None  # takes a while, and the rest does, too
+    requirements = Path(__file__).parents[2] / ("requirements.txt" if gpus else "requirements-cpu.txt")
+    versions, of_packages = packages.look(unsloth=config.strategy == "unsloth", requirements=requirements)
     (hub, hub_found), kaggle = _hub_token(config), kaggle_token()
+    to_fetch, of_hub = hub_access.look(config, hub)
     folders = {"work_dir": on_scratch(config.work_dir)}
     if not config.hub_store:
         folders = {"store": Path(config.store), **folders}
     facts: dict[str, Any] = {
+        "kaggle_lib": __version__,
         "where": where(),
         "python": platform.python_version(),
         "cpus": len(os.sched_getaffinity(0)),
@@ -89,13 +85,14 @@ def examine(values: Mapping[str, object]) -> Examination:
         Finding("where", "ok", str(facts["where"])),
         _python(),
         Finding("machine", "ok", _machine(facts)),
-        *_gpus(gpus, config, values),
-        *_packages(versions, has_gpu=bool(gpus)),
+        *_gpus(gpus, torch, config, values),
+        *of_packages,
         *_strategy(config, has_gpu=bool(gpus)),
         hub_found,
         _token("Kaggle", kaggle, "Only the `kaggle` client needs one."),
-        *([_hub_store(config)] if config.hub_store else []),
+        *of_hub,
         *(_writable(name, path.absolute()) for name, path in folders.items()),
+        *_space(config, folders, to_fetch),
         *_data(config, values),
     ]
     return Examination(facts, findings)
@@ -113,7 +110,9 @@ def as_text(examination: Examination) -> str:
     return "\n".join(lines)
 
 
-def _gpus(gpus: list[dict[str, Any]], config: RunConfig, given: Mapping[str, object]) -> Iterator[Finding]:
+def _gpus(
+    gpus: list[dict[str, Any]], torch: Popen[str] | None, config: RunConfig, given: Mapping[str, object]
+) -> Iterator[Finding]:
     # Without a preset or a key that says so, nobody asked for a GPU.
     asked = [f"{name}={getattr(config, name)}" for name in ("precision", "optim") if name in given]
     wanted = [text for text in asked if text.endswith(("fp16", "bf16", "adamw_8bit"))]
@@ -122,20 +121,43 @@ def _gpus(gpus: list[dict[str, Any]], config: RunConfig, given: Mapping[str, obj
         yield Finding("GPU", "missing", f"none, and {' and '.join(wanted)} cannot do without", todo)
     elif not gpus:
         yield Finding("GPU", "note", "none: fine for preset tiny-cpu, an 8B model needs one")
-    yield from (_gpu(f"GPU {number}", gpu, config) for number, gpu in enumerate(gpus))
+    built: tuple[str, list[str]] | None = None
+    if torch:
+        try:
+            built = torch_build.answer(torch)
+        except UserError as error:
+            todo = "Install the torch of requirements.txt (on Kaggle: choose the newest environment)."
+            yield Finding("torch", "missing", f"cannot be imported: {error}", todo)
+    free = [str(number) for number, gpu in enumerate(gpus) if not _busy(number, gpu, config)]
+    for number, gpu in enumerate(gpus):
+        yield _gpu(number, gpu, config, built, f"CUDA_VISIBLE_DEVICES={','.join(free)}" if free else "")
 
 
-def _gpu(topic: str, gpu: Mapping[str, Any], config: RunConfig) -> Finding:
+def _gpu(
+    number: int, gpu: Mapping[str, Any], config: RunConfig, built: tuple[str, list[str]] | None, others: str
+) -> Finding:
+    """`built`: torch's version and the architectures that it has code for; `others`: how to take only the free ones."""
+    topic, capability = f"GPU {number}", gpu["capability"]
     size = f", {gpu['memory'] / 2**30:.1f} GiB" if gpu["memory"] else ""
-    text = f"{gpu['name']}{size}, compute capability {gpu['capability'] or 'unknown'}"
-    if gpu["capability"] is None:
-        return Finding(topic, "note", text)
-    if float(gpu["capability"]) < OLDEST_CAPABILITY:
-        todo = "Choose another accelerator (on Kaggle: GPU T4 x2)."
-        return Finding(topic, "missing", f"{text}: too old, torch has no code for it", todo)
-    if float(gpu["capability"]) < 8 and config.precision == "bf16":
+    text = f"{gpu['name']}{size}, compute capability {capability or 'unknown'}"
+    if capability and built and not torch_build.has_code(built[1], capability):
+        told = f"{text}: torch {built[0]} has no code for it (only {', '.join(built[1]) or 'for the CPU'})"
+        return Finding(topic, "missing", told, ANOTHER_GPU if built[1] else "Install the torch of requirements.txt.")
+    if capability and float(capability) < 8 and config.precision == "bf16":
         return Finding(topic, "missing", f"{text}: it only emulates bf16", "Set precision=fp16.")
-    return Finding(topic, "ok", text)
+    if _busy(number, gpu, config):
+        todo = "End what runs there (`nvidia-smi` lists it; a notebook's own model: restart the kernel)"
+        told = f"{text}: {gpu['used'] / 2**30:.1f} GiB of it are in use already"
+        return Finding(topic, "missing", told, f"{todo}, or leave it out: {others}." if others else f"{todo}.")
+    return Finding(topic, "ok" if capability else "note", text)
+
+
+def _busy(number: int, gpu: Mapping[str, Any], config: RunConfig) -> bool:
+    """Whether a worker would find much of its memory taken. Workers take the first GPUs that they may see, one each."""
+    hidden = "CUDA_VISIBLE_DEVICES" in os.environ and str(number) not in visible_gpus()
+    if hidden or (config.processes != "auto" and number >= config.processes):
+        return False
+    return bool(gpu["memory"] and gpu["used"] and gpu["used"] > BUSY * gpu["memory"])
 
 
 def _python() -> Finding:
@@ -153,40 +175,10 @@ def _machine(facts: Mapping[str, Any]) -> str:
     return ", ".join([f"{facts['cpus']} CPU cores", shown, *free])
 
 
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _packages(versions: Mapping[str, str | None], *, has_gpu: bool) -> Iterator[Finding]:
-    name = "requirements.txt" if has_gpu else "requirements-cpu.txt"
-    path = Path(__file__).parents[2] / name
-    absent = [package for package, version in versions.items() if version is None]
-    if absent:
-        yield Finding("packages", "missing", f"not installed: {', '.join(absent)}", f"Install what {name} lists.")
-    if not path.is_file():
-        yield Finding("packages", "note", f"the versions are not compared: {name} is not beside the package")
-        return
-    wanted = pins(path)
-    others = [
-        f"{package} {version} (tested: {wanted[package]})"
-        for package, version in versions.items()
-        if version is not None and package in wanted and not satisfies(version, wanted[package])
-    ]
-    if others:
-        yield Finding(
-            "packages", "note", f"not the tested versions: {', '.join(others)}", f"Install what {name} lists."
-        )
-    elif not absent:
-        yield Finding("packages", "ok", f"all as in {name}")
-
-
 def _strategy(config: RunConfig, *, has_gpu: bool) -> Iterator[Finding]:
     if config.strategy != "unsloth":
         return
-    if absent := [name for name in ("unsloth", "unsloth_zoo") if _version(name) is None]:
+    if absent := [name for name in packages.UNSLOTH if packages.version(name) is None]:
         todo = "Install what requirements.txt lists (on a CPU: `make setup`), or set strategy=peft."
         yield Finding("strategy", "missing", f"unsloth, and not installed: {', '.join(absent)}", todo)
     elif not has_gpu:
@@ -196,7 +188,7 @@ def _strategy(config: RunConfig, *, has_gpu: bool) -> Iterator[Finding]:
 def _token(owner: str, token: Token | None, todo: str) -> Finding:
     if token is None:
         return Finding(f"{owner} token", "note", "none found", todo)
-    return Finding(f"{owner} token", "ok", f"found in {token.place} (not tried)")
+    return Finding(f"{owner} token", "ok", f"found in {token.place}")
 
 
 def _hub_token(config: RunConfig) -> tuple[Token | None, Finding]:
@@ -209,16 +201,6 @@ def _hub_token(config: RunConfig) -> tuple[Token | None, Finding]:
             "Hugging Face token", "missing", f"none found, and store={config.store} needs one", SET_TOKEN
         )
     return token, _token("Hugging Face", token, f"Only a gated base model needs one: {SET_TOKEN}")
-
-
-def _hub_store(config: RunConfig) -> Finding:
-    """Whether the run can be read there; that it can be written to shows when `train` claims it."""
-    try:
-        state = store_for(config).peek()
-    except UserError as error:
-        return Finding("store", "missing", error.what, error.todo)
-    there = "has this run" if state.config else "has no run of this name yet"
-    return Finding("store", "ok", f"{config.store} can be read, and {there}")
 
 
 def _writable(name: str, path: Path) -> Finding:
@@ -244,12 +226,27 @@ def _writable(name: str, path: Path) -> Finding:
     return Finding(name, "ok", f"{path} can be written to")
 
 
+def _space(config: RunConfig, folders: Mapping[str, Path], to_fetch: int) -> Iterator[Finding]:
+    """What `keep` checkpoints take, and one that is being written, in every folder that has them."""
+    shape = shape_of(config)
+    each = CHECKPOINT
+    with contextlib.suppress(KeyError):  # an architecture whose layers have other names
+        each = checkpoint_bytes(shape, config) if shape else each
+    needs = [(path, (config.keep + 1) * each) for path in folders.values()]
+    for there, free, needed in short_of([*needs, (hub_cache(), to_fetch)]):
+        text = f"{there} has {free / 1e9:.1f} GB free, and this run needs {needed / 1e9:.1f} GB there"
+        yield Finding("space", "missing", text, "Free the disk, or set work_dir, store or HF_HOME to another one.")
+
+
 def _data(config: RunConfig, given: Mapping[str, object]) -> Iterator[Finding]:
     if "data" not in given:
         return
     try:
         checked = check(config)
     except UserError as error:
-        yield Finding("data", "missing", error.what.removeprefix("data: "), error.todo)
+        places = [path for place in ("*", "datasets/*/*", "d/*/*") for path in sorted((root() / "input").glob(place))]
+        names = [path.name for path in places if path.is_dir() and path.name not in ("datasets", "d")]
+        attached = f" Attached here: {', '.join(names)}." if where() != "local" and names else ""
+        yield Finding("data", "missing", error.what.removeprefix("data: ") + attached, error.todo)
         return
     yield Finding("data", "ok", f"{checked.path} ({checked.rows:,} rows, {checked.set_aside} set aside)")

@@ -24,8 +24,9 @@ def die_with_parent() -> None:
 
 
 def find_gpus() -> list[dict[str, Any]]:
-    """`name`, `memory` (bytes), `driver` and `capability` of each NVIDIA GPU; only the name where just /proc tells."""
-    query = "--query-gpu=name,memory.total,driver_version,compute_cap"
+    """`name`, `memory` (bytes), `driver`, `capability` and `used` (bytes, by any process) of each NVIDIA GPU; only the
+    name where just /proc tells."""
+    query = "--query-gpu=name,memory.total,driver_version,compute_cap,memory.used"
     try:
         asked = subprocess.run(
             ["nvidia-smi", query, "--format=csv,noheader,nounits"],
@@ -39,17 +40,19 @@ def find_gpus() -> list[dict[str, Any]]:
         rows = []
     if rows:
         return [
-            {"name": name, "memory": _mebibytes(memory), "driver": driver, "capability": _version(capability)}
-            for name, memory, driver, capability in (row for row in rows if len(row) == 4)
+            {"name": name, "memory": _bytes(size), "driver": driver, "capability": _version(cap), "used": _bytes(used)}
+            for name, size, driver, cap, used in (row for row in rows if len(row) == 5)
         ]
     found = []
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         model = re.search(r"^Model:\s*(.+)$", path.read_text(errors="replace"), re.MULTILINE)
-        found.append({"name": model[1] if model else "unknown", "memory": None, "driver": None, "capability": None})
+        unknown = dict.fromkeys(("memory", "driver", "capability", "used"))
+        found.append({"name": model[1] if model else "unknown", **unknown})
     return found
 
 
-def _mebibytes(text: str) -> int | None:
+def _bytes(text: str) -> int | None:
+    """Of mebibytes, as the tool tells them."""
     return int(text) * 2**20 if text.isdigit() else None
 
 
@@ -73,6 +76,22 @@ def memory() -> dict[str, int]:
 def disk(path: Path) -> dict[str, Any]:
     usage = shutil.disk_usage(_existing(path))
     return {"path": str(path.absolute()), "total": usage.total, "free": usage.free}
+
+
+def short_of(needs: list[tuple[Path, int]]) -> list[tuple[Path, int, int]]:
+    """Where bytes are lacking: (folder, free, needed). What shares a disk is needed there together."""
+    disks: dict[int, tuple[Path, int, int]] = {}
+    for path, needed in needs:
+        there = _existing(path)
+        first, _, sum_ = disks.get(there.stat().st_dev, (there, 0, 0))
+        disks[there.stat().st_dev] = (first, shutil.disk_usage(there).free, sum_ + needed)
+    return [(there, free, needed) for there, free, needed in disks.values() if free < needed]
+
+
+def hub_cache() -> Path:
+    """Where huggingface_hub keeps what it fetches (its documentation, "Environment variables")."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub")
 
 
 def _existing(path: Path) -> Path:

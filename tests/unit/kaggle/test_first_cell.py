@@ -18,7 +18,9 @@ from support.endings import can_mount
 from support.loopback_hub import OWNER, LoopbackHub
 
 from kaggle_lib.errors import UserError
-from kaggle_lib.kaggle import asking, first_cell, kernel, overlay, wheel
+from kaggle_lib.kaggle import first_cell, kernel, overlay, wheel
+from kaggle_lib.runs import asking
+from kaggle_lib.session import torch_build
 
 ROOT, HOME = Path(__file__).parents[3], Path.home()
 SMALL = {
@@ -30,7 +32,7 @@ class cuda:
     get_arch_list = staticmethod(lambda: {built})
 __version__ = "2.11.0+cu128"
 """
-T4, P100 = "Tesla T4, 15360, 580.105.08, 7.5", "Tesla P100-PCIE-16GB, 16384, 580.105.08, 6.0"
+T4, P100 = "Tesla T4, 15360, 580.105.08, 7.5, 3", "Tesla P100-PCIE-16GB, 16384, 580.105.08, 6.0, 0"
 BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 
 
@@ -144,7 +146,7 @@ def test_a_torch_that_cannot_be_imported_is_told_by_its_last_line(tmp_path, monk
     ],
 )
 def test_which_code_runs_on_which_gpu(capability, built, runs):
-    assert first_cell.has_code(built, capability) is runs
+    assert torch_build.has_code(built, capability) is runs
 
 
 # Network

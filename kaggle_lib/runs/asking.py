@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,15 @@ from kaggle_lib.session.secrets import Token
 
 SECONDS = 10.0  # of one question: a name that no server resolves has no end of its own
 PROBE = "kaggle-lib-write-check"  # a branch that is made and removed at once
+SWITCH_ON = (
+    "Switch it on in the notebook's editor, on the right under Session options (Internet on; the account needs a "
+    "verified phone number), or push with enable_internet, and run again."
+)
+
+
+def offline() -> bool:
+    """Whether the Hub may not be asked, as huggingface_hub reads it."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 class _AsItIs(urllib.request.HTTPErrorProcessor):
@@ -38,10 +48,10 @@ class Reply:
 
 
 class Hub:
-    """`notes` collects what is odd and ends no session."""
+    """The one of `HF_ENDPOINT`, unless set Hugging Face's. `notes` collects what is odd and ends no session."""
 
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint.rstrip("/")
+    def __init__(self) -> None:
+        self.endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         self.notes: list[str] = []
 
     def ask(self, method: str, path: str, token: Token | None = None, body: Any = None) -> Reply:
@@ -94,13 +104,18 @@ class Hub:
         self._note(head, id)  # a model that was renamed, too: the client follows where it went
         return 0, []
 
-    def not_writable(self, repo: str, token: Token, *, public: bool) -> Iterator[str]:
-        """Why the token cannot write to `repo`, by a real write: the repo where there is none, else a branch.
+    def not_writable(self, repo: str, token: Token, *, public: bool, make: bool = True) -> Iterator[str]:
+        """Why the token cannot write to `repo`, by a real write: the repo where there is none, else a branch. Without
+        `make` a repo that is not there stays so, and the token's role is all that is known.
 
         Creating a repo that is there proves nothing: a token that only reads gets the same answer.
         """
         seen = self.ask("GET", f"/api/models/{repo}", token)
-        if seen.status == 404:
+        if seen.status == 404 and not make:
+            reply = self.ask("GET", "/api/whoami-v2", token)
+            access = json.loads(reply.body).get("auth", {}).get("accessToken", {}) if reply.status == 200 else {}
+            reply = Reply(403) if access.get("role") == "read" else reply
+        elif seen.status == 404:
             owner, name = repo.split("/")
             body = {"name": name, "organization": owner, "type": "model", "private": not public}
             reply = self.ask("POST", "/api/repos/create", token, body)
