@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
-.PHONY: setup demo demo-hub kernel test test-fast soak check clean
+.PHONY: setup demo demo-hub kernel test test-fast soak check lock clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,9 @@ soak: setup
 
 check: setup
 	@$(BIN)/python tests/support/house.py
+
+lock: setup
+	@PYTHONPATH=tests $(BIN)/python -m support.lock $(LOCK)
 
 # Not `work` and `store`: runs are in there.
 clean:

@@ -12,12 +12,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support import lock
 
 from kaggle_lib.report.pins import pins
 
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
-PYTHONS = ("3.11", "3.12", "3.13")
 
 # The set that resolves with unsloth, trains, and resumes; each was tried.
 STACK = {
@@ -79,20 +79,17 @@ def run(*words: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.
 
 
 def resolve(python: str, *files: Path) -> dict[str, str]:
-    """The versions that these requirements come to for that Python on Linux, from the index's metadata alone."""
-    platform = ("--python-version", python, "--python-platform", "x86_64-manylinux_2_28")
-    done = run(
-        UV, "pip", "compile", *files, *platform, "--quiet", "--no-header", "--no-annotate", "--only-binary", "torch"
-    )
     unreachable = ("error sending request", "Failed to fetch", "Could not connect", "dns error", "Connection refused")
-    if done.returncode and any(sign in done.stderr for sign in unreachable):
-        pytest.skip(f"the package index is not reached: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
-    return dict(line.split("==") for line in done.stdout.splitlines())
+    try:
+        return lock.resolve(python, *files)
+    except lock.Unresolved as error:
+        if any(sign in str(error) for sign in unreachable):
+            pytest.skip(f"the package index is not reached: {str(error).splitlines()[-1]}")
+        raise
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("python", lock.PYTHONS)
 def test_the_pins_resolve(python: str) -> None:
     cpu = resolve(python, ROOT / "requirements-cpu.txt")
     assert {name: cpu[name.replace("_", "-")] for name in CPU} == CPU
@@ -113,7 +110,7 @@ def test_the_torch_of_kaggles_image_stays(image: dict[str, str], tmp_path: Path)
 def interpreters() -> dict[str, Path]:
     """Usable Pythons of each version, from the path (a pyenv shim may be there and lead nowhere) and from pyenv."""
     found = {}
-    for python in PYTHONS:
+    for python in lock.PYTHONS:
         installed = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
         candidates = [shutil.which(f"python{python}"), *sorted(installed.glob(f"{python}.*/bin/python"), reverse=True)]
         for candidate in candidates:
