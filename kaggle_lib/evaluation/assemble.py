@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kaggle_lib import __version__
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data.curate import Curated
 from kaggle_lib.data.read import Row
@@ -64,6 +65,7 @@ def assemble(
     shown = result.examples(answers, scores, seed)
     made = {
         "schema": 2,
+        "kaggle_lib": __version__,
         **{name: about[name] for name in ("run", "step")},
         **{side: _summary(scored[side]) for side in scoring.SIDES},
         "measures": whole,

@@ -7,6 +7,7 @@ Only the text of one file reaches Kaggle, so everything is in it. A clone is nee
 from __future__ import annotations
 
 import argparse
+import ast
 import base64
 import contextlib
 import hashlib
@@ -19,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kaggle_lib import hooks
+from kaggle_lib import __version__, hooks
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data.find import SLUG
-from kaggle_lib.errors import UserError
+from kaggle_lib.errors import ConfigError, UserError
 from kaggle_lib.files import dump_json, read_json, write_text
 from kaggle_lib.kaggle import cell, wheel
 from kaggle_lib.presets import read_assignments, read_preset
@@ -31,7 +32,7 @@ from kaggle_lib.session.secrets import hub_token, kaggle_token
 
 CLONE = Path(__file__).parents[2]
 NOBODY = "YOUR-NAME"  # the owner in the committed kernel-metadata.json
-BEGINNING = ("train", "t4_check")  # the notebooks that begin a run, and get every key that was given
+BEGINNING = ("train", "t4_check", "quickstart")  # the notebooks that begin a run, and get every key that was given
 MOST_BYTES = 950_000  # Kaggle refuses a source of about a megabyte
 # Of requirements.txt: what only builds and runs notebooks, and what comes with Unsloth on a GPU.
 BUILDING = ("ipykernel", "jupytext", "papermill")
@@ -65,9 +66,10 @@ def build(
 ) -> Built:
     """Write the notebook (`train`, `evaluate`, …) and `kernel-metadata.json` into the folder `into`.
 
-    `config` becomes the notebook's parameters, `more` those that are no keys; `id` is `user/slug`, and the title is the
-    slug unless given. `datasets` and `kernels` are attached beside the corpus; `token_dataset` is one that holds a file
-    `HF_TOKEN`. The same arguments give the same bytes. Raises UserError for what cannot go there.
+    `config` becomes the notebook's parameters, unless its own cell says the same; `more` those that are no keys; `id`
+    is `user/slug`, and the title is the slug unless given. `datasets` and `kernels` are attached beside the corpus;
+    `token_dataset` is one that holds a file `HF_TOKEN`. The same arguments give the same bytes. Raises UserError for
+    what cannot go there.
     """
     metadata = _metadata(clone, notebook, id, title)
     attached = [config.data] if SLUG.fullmatch(config.data) else []
@@ -94,7 +96,7 @@ def build(
         "files": {source.path.name: base64.b64encode(source.content).decode()} if source else {},
     }
     _refuse_tokens({"the parameters": given, "kernel-metadata.json": metadata, "hooks": source and source.content})
-    made = _with_parameters(made, given)
+    made = _with_parameters(made, given) if more or _own(made) != config.model_dump() else made
     made.cells.insert(0, _first_cell(wanted, wheel.pack(packed), sha256))
     text = _written(made)
     size = len(json.dumps(json.loads(text)))
@@ -169,6 +171,17 @@ def _parameters(
     return {**({"preset": ""} if "preset" in assigned else {}), **given, **more}
 
 
+def _own(notebook: Any) -> dict[str, Any] | None:
+    """The configuration that the notebook's own parameters cell makes; None: it needs some from outside."""
+    [cell] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    nodes = [node for node in ast.parse(cell.source).body if isinstance(node, ast.AnnAssign)]
+    values = {ast.unparse(node.target): ast.literal_eval(node.value) for node in nodes if node.value}
+    preset = values.pop("preset", "")
+    with contextlib.suppress(ConfigError):
+        return RunConfig.create({**(read_preset(preset) if preset else {}), **values}).model_dump()
+    return None
+
+
 def _with_parameters(notebook: Any, given: Mapping[str, Any]) -> Any:
     """papermill's own cell, behind the notebook's."""
     from papermill.iorw import load_notebook_node
@@ -186,6 +199,7 @@ def _first_cell(wanted: Mapping[str, Any], packed: str, sha256: str) -> Any:
     source = Path(cell.__file__).read_text(encoding="utf-8")
     asked = json.dumps(wanted, indent=1, ensure_ascii=True).replace("'", r"\u0027")  # no quote ends the text
     source += f"""
+# kaggle_lib {__version__}
 WANTED = json.loads(r'''{asked}''')
 PACKED = '''
 {packed}

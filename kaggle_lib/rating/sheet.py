@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from kaggle_lib import __version__
 from kaggle_lib.errors import UserError
 from kaggle_lib.files import write_json, write_text
 from kaggle_lib.rating.table import ITEM_COLUMNS, write_table
@@ -82,6 +83,7 @@ def draw(
     sheet = {"sheet": "s" + hashlib.sha256(json.dumps(items).encode()).hexdigest()[:11], "items": items}
     key = {
         "sheet": sheet["sheet"],
+        "kaggle_lib": __version__,
         "run": run,
         "seed": seed,
         "items": {name: {"kind": item["kind"], **behind} for name, item, behind in named},
@@ -110,7 +112,7 @@ def write(folder: Path, sheet: dict[str, Any], key: dict[str, Any]) -> None:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
-    html = environment.get_template("page.html").render(sheet=sheet, criteria=CRITERIA)
+    html = environment.get_template("page.html").render(sheet=sheet, criteria=CRITERIA, version=__version__)
     write_text(folder / PAGE, html)
     rows = [
         {
