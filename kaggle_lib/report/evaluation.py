@@ -85,10 +85,9 @@ def spread(measure: Mapping[str, Any]) -> tuple[float, float, float] | None:
     the largest end; None without an interval."""
     if not measure["interval"] or not measure["better"] or not any(measure["interval"]):
         return None
-    sign = 1 if measure["better"] == "higher" else -1
-    largest = max(abs(end) for end in measure["interval"])
-    low, middle, high = sorted(sign * one / largest for one in (*measure["interval"], measure["difference"]))
-    return round(50 + 48 * low, 1), round(50 + 48 * middle, 1), round(50 + 48 * high, 1)
+    scale = (48 if measure["better"] == "higher" else -48) / max(abs(end) for end in measure["interval"])
+    low, middle, high = sorted(round(50 + scale * one, 1) for one in (*measure["interval"], measure["difference"]))
+    return low, middle, high
 
 
 def _groups(result: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

@@ -6,7 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from kaggle_lib.runs.events import Event
-from kaggle_lib.runs.ledger import Record
+from kaggle_lib.runs.ledger import Record, close_killed, record
+
+
+def fuller(ledger: Sequence[Record], happened: Sequence[Event]) -> list[Record]:
+    """The ledger, but of a killed session the record of its own events where they reach further than what it had sent:
+    what it did after its last save, which is lost."""
+    found = []
+    for one in ledger:
+        own = [event for event in happened if event["session"] == one["id"]]
+        if one["ended_because"] == "killed" and own and own[-1]["time"] > (one.get("last_event") or one["started"]):
+            one = close_killed(record(own), own[-1]["time"])
+        found.append(one)
+    return found
 
 
 def course(happened: Sequence[Event], kind: str = "step") -> list[Event]:
@@ -30,20 +42,16 @@ def course(happened: Sequence[Event], kind: str = "step") -> list[Event]:
 def outlook(ledger: Sequence[Record], steps: Sequence[Event]) -> dict[str, str]:
     """Where the run stands: `word` (not started, running, finished, paused, stopped, failed, killed) and the `reason`
     that its last training session gave."""
-    trained = [record for record in ledger if record["job"] == "train"]
-    if not trained:
-        return {"word": "running" if steps else "not started", "reason": ""}
-    because = trained[-1]["ended_because"]
-    if because is None:
-        return {"word": "running", "reason": ""}
-    word, _, reason = because.partition(": ")
+    trained = [one for one in ledger if one["job"] == "train"]
+    because = trained[-1]["ended_because"] if trained else None if steps else "not started"
+    word, _, reason = (because or "running").partition(": ")
     return {"word": word, "reason": reason}
 
 
 def warnings(happened: Sequence[Event], ledger: Sequence[Record]) -> list[dict[str, Any]]:
     """Each warning, in order: `session` (its number), `step` (its own, or the last one before it; None: not known),
     `at` (whether it is of that very step), `message`."""
-    numbers = {record["id"]: number for number, record in enumerate(ledger, start=1)}
+    numbers = {one["id"]: number for number, one in enumerate(ledger, start=1)}
     reached: dict[str, int] = {}
     found: list[dict[str, Any]] = []
     for event in happened:
@@ -56,8 +64,8 @@ def warnings(happened: Sequence[Event], ledger: Sequence[Record]) -> list[dict[s
             place = {"session": numbers.get(event["session"]), "step": own or reached.get(event["session"])}
             found.append({**place, "at": own is not None, "message": event["message"]})
     known = {(one["session"], one["message"]) for one in found}
-    for number, record in enumerate(ledger, start=1):
-        for message in record["warnings"]:
+    for number, one in enumerate(ledger, start=1):
+        for message in one["warnings"]:
             if (number, message) not in known:
                 found.append({"session": number, "step": None, "at": False, "message": message})
     return sorted(found, key=lambda one: one["session"] or 0)

@@ -63,11 +63,12 @@ def against_plan(
         machine = f"{processes} × {'CPU process' if gpu == 'none' else gpu}"
         rows.append((f"Tokens a second, {machine}", rate, tokens / seconds, note, ",.0f"))
     hours = total_steps * of_a_step / rate / 3600 if rate else None
+    unit, size = ("Hours", 3600) if rate else ("Minutes", 60)
     length = (config.session_hours or KAGGLE_HOURS) - plan.START_MINUTES / 60
     done = last["step"] >= total_steps
     until = f"so far, until step {last['step']:,} of {total_steps:,}"
-    spent = sum(one["seconds"]["training"] for one in trained) / 3600
-    rows.append(("Hours of training", hours, spent, "steps done again, too" if done else until, ",.2f"))
+    spent = sum(one["seconds"]["training"] for one in trained) / size
+    rows.append((f"{unit} of training", hours, spent, "steps done again, too" if done else until, ",.2f"))
     sessions = math.ceil(hours / length) if hours and length > 0 else None
     number = sum(one["job"] == "train" for one in ledger)
     note = f"planned: of {length:.1f} h of training each" if done else until

@@ -44,6 +44,7 @@ def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record], state:
     Raises UserError where a damaged evaluation is there, or where the page cannot be written.
     """
     happened = events.read_all(folder.events)
+    ledger = history.fuller(ledger, happened)
     steps, validation = history.course(happened), history.course(happened, "evaluation")
     result = read_result(folder)
     told = history.warnings(happened, ledger)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from kaggle_lib.report import history
+from kaggle_lib.report import history, hours
+from kaggle_lib.runs.ledger import close_killed, record
 
 
 def step(number, loss=1.0, session="a"):
@@ -83,3 +84,26 @@ def test_a_warning_has_its_own_step_or_the_one_before_it():
         (2, 2, False, "passed over"),
         (2, None, False, "only here"),
     ]
+
+
+def test_a_killed_sessions_own_events_tell_what_it_did_after_its_last_save():
+    def at(second, **fields):
+        return {"time": f"2026-11-25T10:00:{second:02d}.000Z", "session": "a", "attempt": 0, **fields}
+
+    took = {"event": "step", "samples": [], "loss": 1.0, "tokens": 9}
+    happened = [
+        at(0, event="session", from_step=0), at(5, event="phase", phase="load"), at(8, event="phase", phase="train"),
+        at(18, **took, step=1, seconds=10.0), at(19, event="save", step=1, seconds=1.0),
+        at(31, **took, step=2, seconds=12.0),
+    ]  # fmt: skip
+    sent = record(happened[:5])  # with its last save
+    (one,) = history.fuller([close_killed(sent, sent["last_event"])], happened)
+    assert (one["seconds"]["wall"], one["ended_because"], one["to_step"]) == (31.0, "killed", 1)
+    assert hours.parts([one]) == [
+        {"kept": 10.0, "lost": 12.0, "loading": 3.0, "saving": 1.0, "evaluation": 0.0, "idle": 5.0}
+    ]
+    # One that said its end, or of which there is no more here, is as the ledger has it.
+    ended = {**sent, "ended_because": "paused: x"}
+    assert history.fuller([ended, {**sent, "id": "b", "ended_because": "killed"}], happened)[0] is ended
+    closed = close_killed(sent, sent["last_event"])
+    assert history.fuller([closed], happened[:5]) == [closed]

@@ -92,7 +92,7 @@ def test_what_no_plan_knows_is_said_and_not_made_up():
     ledger = [record(400.0, 200.0, 200.0, tokens=1000, versions={"gpu": "none"}, processes=1, steps=(0, 10))]
     found = rows(run, ledger, [], [step(number, tokens=100, total=10) for number in range(1, 11)])
     assert found["Tokens a second, 1 × CPU process"] == ("–", "5", "unknown: nothing is known of a CPU")
-    assert found["Hours of training"] == ("–", "0.06", "steps done again, too")
+    assert found["Minutes of training"] == ("–", "3.33", "steps done again, too")
     assert "Memory of a GPU, GiB" not in found
     assert hours.against_plan(run, [], [], []) == []
 
