@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable
 from io import TextIOWrapper
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -73,10 +73,21 @@ def train(preset: Preset = None, config: Config = None, set_: Set = None, as_jso
     _call(api.train, preset, config, set_, as_json)
 
 
+Adapter = Annotated[
+    Literal["last", "best"], typer.Option(help="That of the last step, or of the step with the best validation.")
+]
+
+
 @app.command(epilog=_keys())
-def evaluate(preset: Preset = None, config: Config = None, set_: Set = None, as_json: Json = False) -> None:
+def evaluate(
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    adapter: Adapter = "last",
+    as_json: Json = False,
+) -> None:
     """Evaluate base and tuned model on the held-out split of a finished run."""
-    _call(api.evaluate, preset, config, set_, as_json)
+    _call(functools.partial(api.evaluate, adapter=adapter), preset, config, set_, as_json)
 
 
 @app.command(epilog=_keys(PLACE))

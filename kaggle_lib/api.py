@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kaggle_lib.report.doctor import Examination
     from kaggle_lib.report.hub_selftest import Selftest
     from kaggle_lib.report.publish import Published
+    from kaggle_lib.runs.best import Which
     from kaggle_lib.runs.chatting import Chat
 
 
@@ -50,11 +51,14 @@ def train(preset: str | None = None, config: str | Path | None = None, **values:
     return supervise.train(gather(preset, config, values), say=_say)
 
 
-def evaluate(preset: str | None = None, config: str | Path | None = None, **values: object) -> Outcome:
-    """Score base and tuned model on the held-out split, into `evaluation/`. An unfinished run: `not finished`."""
+def evaluate(
+    preset: str | None = None, config: str | Path | None = None, *, adapter: Which = "last", **values: object
+) -> Outcome:
+    """Score base and tuned model on the held-out split, into `evaluation/`. An unfinished run: `not finished`.
+    `adapter`: last, or that of the step with the best validation: best."""
     from kaggle_lib.runs import evaluating
 
-    return evaluating.evaluate(gather(preset, config, values), say=_say)
+    return evaluating.evaluate(gather(preset, config, values), say=_say, adapter=adapter)
 
 
 def report(preset: str | None = None, config: str | Path | None = None, **values: object) -> Path:

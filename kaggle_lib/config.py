@@ -150,9 +150,12 @@ class RunConfig(BaseModel):
 
     save_steps: int = option(50, "A checkpoint every so many steps.", "free", ge=1)
     eval_steps: int = option(
-        50, "Validation every so many steps; 0: off. Changes nothing of the training.", "free", ge=0
+        50, "Validation every so many steps; 0: off. Frozen where early stopping counts them.", "free", ge=0
     )
-    eval_rows: int = option(64, "Validation rows that are scored each time, always the same ones.", "free", ge=1)
+    eval_rows: int = option(64, "Validation rows that are scored each time, always the same ones.", "same", ge=1)
+    early_stopping_patience: int = option(
+        0, "End after so many validations in a row without a new best bits per byte; 0: off.", "same", ge=0
+    )
     answer_rows: int = option(300, "Test rows that base and tuned answer, always the same ones.", "free", ge=1)
     answer_tokens: int | None = option(None, "Most new tokens of an answer; 7 a word unless set.", "free", ge=1)
     answer_batch_size: int = option(16, "Answers that are generated at a time; halved where memory ends.", "free", ge=1)
@@ -163,6 +166,7 @@ class RunConfig(BaseModel):
     similarity_model: str | None = option(None, "Embedding model `name@revision` to compare answers by.", "free")
     logging_steps: int = option(10, "A line of progress every so many steps.", "free", ge=1)
     keep: int = option(2, "Checkpoints that stay in the run folder and on the store.", "free", ge=1)
+    keep_best: bool = option(True, "Save at each new best validation, and keep that checkpoint, too.", "free")
 
     session_hours: float | None = option(
         None, "Hours after which the session saves and pauses; no limit unless set.", "free", gt=0
@@ -243,6 +247,11 @@ class RunConfig(BaseModel):
                 "validation_fraction test_fraction",
                 "validation_fraction: with test_fraction it leaves no rows to train on",
             )
+        if self.early_stopping_patience and not (self.eval_steps and self.validation_fraction):
+            yield (
+                "early_stopping_patience eval_steps validation_fraction",
+                "early_stopping_patience: it counts validations; give eval_steps and validation_fraction above 0",
+            )
         if isinstance(self.token_budget, int) and self.token_budget < 1:
             yield "token_budget", f"token_budget: should be auto or at least 1, not {self.token_budget}"
         if isinstance(self.processes, int):
@@ -277,7 +286,11 @@ class RunConfig(BaseModel):
     def frozen(self) -> dict[str, Any]:
         """The values that define the weights, as JSON types: equal in every session of a run."""
         values = self.model_dump(mode="json")
-        return {name: values[name] for name in values if POLICY[name] == "same"}
+        return {name: values[name] for name in values if self.policy(name) == "same"}
+
+    def policy(self, name: str) -> Policy:
+        """A field's policy in this run: early stopping counts validations, so when they are has to stay."""
+        return "same" if name == "eval_steps" and self.early_stopping_patience else POLICY[name]
 
     def given(self) -> dict[str, Any]:
         """Only what was given, as JSON types."""
@@ -331,14 +344,14 @@ def merge(frozen: RunConfig, given: Mapping[str, object]) -> RunConfig:
     contradictions = [
         f"{name}: this run has {was[name]!r}, you gave {value!r}"
         for name, value in parsed.items()
-        if POLICY[name] == "same" and value != was[name]
+        if frozen.policy(name) == "same" and value != was[name]
     ]
     if contradictions:
         raise ResumeError(
             [f"{line}. Leave it out to go on, or start another run (run=NAME)" for line in contradictions],
             title=f"run {frozen.run!r} has begun with other values",
         )
-    free = {name: value for name, value in parsed.items() if POLICY[name] == "free"}
+    free = {name: value for name, value in parsed.items() if frozen.policy(name) == "free"}
     return RunConfig._build({**was, **free}, [])
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_lib.checkpoints import manifest as manifests
+from kaggle_lib.checkpoints import retention
 from kaggle_lib.checkpoints.folder_layout import Layout
 from kaggle_lib.checkpoints.lease import Lease, lost, refusal
 from kaggle_lib.checkpoints.manifest import Manifest
@@ -153,20 +154,13 @@ class FolderClaim:
             replace_folder(folder, self._files.kind(kind))
             self._move(kind)
 
-    def free(self, keep: int) -> list[int]:
-        assert keep >= 1
-        files, freed = self._files, []
+    def free(self, keep: int, best: bool = True) -> list[int]:
+        files = self._files
         with self._writing("freed of old checkpoints"):
             lineage = (files.config() or {}).get("lineage")
-            good = [
-                stored.manifest
-                for stored in files.stored()
-                if stored.manifest and not stored.problem and stored.manifest.lineage == lineage
-            ]
-            for manifest in good[keep:]:
-                if not manifest.finished:
-                    freed.append(manifest.step)
-                    files.remove_checkpoint(manifest.step)
+            freed = retention.superfluous(retention.good(files.stored(), lineage), keep, best)
+            for step in freed:
+                files.remove_checkpoint(step)
         return freed
 
     def release(self, reason: str, ledger: dict[str, Any], events: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 
-from kaggle_lib.checkpoints import hub_bucket, hub_storage
+from kaggle_lib.checkpoints import hub_bucket, hub_storage, retention
 from kaggle_lib.checkpoints.hub_bucket import Bucket
 from kaggle_lib.checkpoints.hub_client import KEPT, rest
 from kaggle_lib.checkpoints.hub_head import Moved, Seen
@@ -112,19 +112,13 @@ class HubClaim:
             self._repo.upload(adds)
             self._write(kind, _joined(lambda tree: _removed(tree, kind, kept=files), _just(adds)))
 
-    def free(self, keep: int) -> list[int]:
-        assert keep >= 1
+    def free(self, keep: int, best: bool = True) -> list[int]:
         with self._branch.doing("freed of old checkpoints"):
             self._refresh()
             tree = self._at.tree
             with suppress(Damaged):  # which `_sweep` says, for it cannot know then what is live
                 self._buckets |= {payload.bucket for payload in self._branch.payloads(tree)}
-            good = [
-                stored.manifest
-                for stored in self._branch.stored(tree)
-                if stored.manifest and not stored.problem and stored.manifest.lineage == self._lineage
-            ]
-            freed = [manifest.step for manifest in good[keep:] if not manifest.finished]
+            freed = retention.superfluous(retention.good(self._branch.stored(tree), self._lineage), keep, best)
             folders = [f"checkpoints/{folder_name(step)}" for step in freed]
             kept = tree.large(without=folders)
             unused = hub_storage.unused(self._repo, kept, tree.large() - kept)

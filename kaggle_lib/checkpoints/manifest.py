@@ -39,7 +39,11 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What `manifest.json` holds. `nonce` is fresh in each, so no two saves are ever the same commit."""
+    """What `manifest.json` holds. `nonce` is fresh in each, so no two saves are ever the same commit.
+
+    `best`: `step` and `bits_per_byte` of the best validation so far. `stopped_early`: why the run ended here, before
+    its last step.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
     step: int
@@ -52,6 +56,7 @@ class Manifest(BaseModel):
     nonce: str
     cut: dict[str, int]
     best: dict[str, float] | None = None
+    stopped_early: str | None = None
 
     @field_validator("files")
     @classmethod
@@ -67,7 +72,17 @@ class Manifest(BaseModel):
 
     @property
     def finished(self) -> bool:
-        return self.step >= self.total_steps
+        return self.step >= self.total_steps or self.stopped_early is not None
+
+    @property
+    def end(self) -> str:
+        """Where a finished run has ended: at its last step, or why before it."""
+        early = f" ({self.stopped_early})" if self.stopped_early else ""
+        return f"step {self.step} of {self.total_steps}{early}"
+
+    @property
+    def best_step(self) -> int | None:
+        return int(self.best["step"]) if self.best else None
 
     @property
     def bytes(self) -> int:

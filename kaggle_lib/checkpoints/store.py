@@ -133,10 +133,11 @@ class Claim(Protocol):
         """Replace the stored evaluation or report by `folder`."""
         ...
 
-    def free(self, keep: int) -> list[int]:
+    def free(self, keep: int, best: bool = True) -> list[int]:
         """Remove all but the newest `keep` good checkpoints of this run, and return the steps removed.
 
-        A damaged one neither counts nor is removed; a finished run's final one always stays.
+        A damaged one neither counts nor is removed; a finished run's final one always stays, and with `best` that of
+        the best validation.
         """
         ...
 

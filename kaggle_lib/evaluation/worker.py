@@ -55,11 +55,10 @@ def _evaluate(folder: RunFolder, rank: int, processes: int) -> bool:
     """Whether all is measured and the result is written; else the supervisor asked for an end."""
     run = folder.read_run()
     config = hooks.settled(RunConfig.from_json(run["config"]), folder.hooks)
-    weights = folder.adapter / "adapter_model.safetensors"
+    tuned = folder.root / run.get("adapter", folder.adapter.name)
+    weights = tuned / "adapter_model.safetensors"
     if not weights.is_file():
-        raise UserError(
-            f"Run {config.run!r} has no adapter in {folder.adapter}.", todo="Train it first; `train` puts it there."
-        )
+        raise UserError(f"Run {config.run!r} has no adapter in {tuned}.", todo="Train it first; `train` puts it there.")
     if processes > 1:  # before torch is imported: each process sees its own GPU as the first
         visible, own = os.environ.get("CUDA_VISIBLE_DEVICES"), int(os.environ.get("LOCAL_RANK", "0"))
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[own] if visible else str(own)
@@ -86,7 +85,7 @@ def _evaluate(folder: RunFolder, rank: int, processes: int) -> bool:
     log = EventLog(folder.events, run["session"], run["attempt"]) if rank == 0 else None
     if log:
         log.write("phase", phase="load", versions=startup.versions())
-    model, tokenizer = strategies.tuned(config, folder.adapter, folder.cache)
+    model, tokenizer = strategies.tuned(config, tuned, folder.cache)
     splits = tokenise.tokenised(config, tokenizer, folder.cache, curated)
     if rank == 0:
         write_json(folder.data_sheet, splits.sheet)

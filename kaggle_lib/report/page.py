@@ -57,6 +57,7 @@ def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record], state:
         step=steps[-1]["step"] if steps else 0,
         total_steps=steps[-1]["total_steps"] if steps else None,
         tokens=sum(event["tokens"] for event in steps),
+        early=next((event["stopped_early"] for event in validation if "stopped_early" in event), None),
         best=min(validation, key=lambda event: (event["bits_per_byte"], event["step"]), default=None),
         panels=figures.panels(ledger, steps, validation, told, each),
         unfinite=sum(1 for event in steps if not math.isfinite(event["loss"])),

@@ -68,7 +68,7 @@ def plan(values: Mapping[str, object]) -> dict[str, Any]:
     seconds = steps and found["hours"] and 3600 * found["hours"] / steps
     found["checkpoint"] = {
         "bytes": checkpoint,
-        "on_the_store": checkpoint and checkpoint * (config.keep + 1),
+        "on_the_store": checkpoint and checkpoint * (config.keep + 1 + (config.keep_best and config.eval_steps > 0)),
         "save_steps": config.save_steps,
         "best_save_steps": max(1, round(interval(_save_seconds(checkpoint)) / seconds))
         if checkpoint and seconds

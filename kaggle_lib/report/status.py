@@ -15,12 +15,14 @@ from kaggle_lib.runs.ledger import closed, goodput
 
 def status(run: str, store_state: StoreState) -> dict[str, Any]:
     """What `status --json` prints: `run`, `state` (empty, running, paused, finished, failed), `step`, `total_steps`,
-    `checkpoint` {`step`, `id`, `bytes`}, `storage` {`checkpoints`, `bytes`}, `lease` {`session`, `host`, `expires`,
-    `seconds_left`}, `sessions`, `goodput` and `speed` {`tokens_per_second`, `planned`, `how`}.
+    `stopped_early`, `best` {`step`, `bits_per_byte`}, `checkpoint` {`step`, `id`, `bytes`}, `storage` {`checkpoints`,
+    `bytes`}, `lease` {`session`, `host`, `expires`, `seconds_left`}, `sessions`, `goodput` and `speed`
+    {`tokens_per_second`, `planned`, `how`}.
 
-    `step` is the newest good checkpoint's (0: none); `storage` counts what is damaged, too. `total_steps`,
-    `checkpoint`, `lease`, `goodput` and `speed` are null where they are not known. The lease is judged by the store's
-    clock; `speed` is the last training session's, beside what `plan` expects of its GPUs.
+    `stopped_early` is why the run has ended before its last step, or null; `best` its best validation. `step` is the
+    newest good checkpoint's (0: none); `storage` counts what is damaged, too. `total_steps`, `best`, `checkpoint`,
+    `lease`, `goodput` and `speed` are null where they are not known. The lease is judged by the store's clock;
+    `speed` is the last training session's, beside what `plan` expects of its GPUs.
     """
     good = next((stored for stored in store_state.checkpoints if stored.problem is None and stored.manifest), None)
     manifest = good.manifest if good else None
@@ -32,6 +34,8 @@ def status(run: str, store_state: StoreState) -> dict[str, Any]:
         "state": _state(store_state, manifest is not None and manifest.finished, holder),
         "step": manifest.step if manifest else 0,
         "total_steps": manifest.total_steps if manifest else None,
+        "stopped_early": manifest.stopped_early if manifest else None,
+        "best": manifest.best if manifest else None,
         "checkpoint": {"step": good.step, "id": good.id, "bytes": good.bytes} if good else None,
         "storage": storage(store_state),
         "lease": _lease(lease, store_state.now) if lease else None,
@@ -86,13 +90,16 @@ def as_text(status: dict[str, Any], others: str = "") -> str:
     if state == "empty":
         return f"Run {run}: nothing is on the store yet{others}."
     total = f" of {status['total_steps']}" if status["total_steps"] else ""
-    lines = [f"Run {run}: {state}, step {status['step']}{total}"]
+    early = f" ({status['stopped_early']})" if status["stopped_early"] else ""
+    lines = [f"Run {run}: {state}, step {status['step']}{total}{early}"]
     if checkpoint := status["checkpoint"]:
         lines.append(
             f"Checkpoint: step {checkpoint['step']}, {checkpoint['bytes'] / 1e6:.1f} MB, id {checkpoint['id']}"
         )
     else:
         lines.append("Checkpoint: none yet")
+    if best := status["best"]:
+        lines.append(f"Best validation: {best['bits_per_byte']:.4f} bits per byte at step {best['step']:.0f}")
     lines.append(f"Storage: {storage_as_text(status['storage'])}")
     if lease := status["lease"]:
         left = f"{lease['seconds_left'] / 60:.0f} min left" if lease["seconds_left"] else "over"

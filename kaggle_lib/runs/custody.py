@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 from kaggle_lib.checkpoints.lease import Lease
 from kaggle_lib.checkpoints.manifest import Manifest
-from kaggle_lib.checkpoints.store import Claim, Store
+from kaggle_lib.checkpoints.store import Claim, Store, Stored
 from kaggle_lib.errors import LeaseHeld, LeaseLost, StoreError
 from kaggle_lib.runs import events, ledger
 from kaggle_lib.runs.folder import RunFolder
@@ -24,8 +24,10 @@ LONGEST_WRITE, SHORTEST_WRITE = 60.0, 10.0
 class Custody:
     """Holds the claim of one session. A store that fails does not end the training: it is said, and tried again."""
 
-    def __init__(self, store: Store, folder: RunFolder, log: events.EventLog, say: Say, keep: int) -> None:
-        self.store, self.folder, self.log, self.say, self.keep = store, folder, log, say, keep
+    def __init__(
+        self, store: Store, folder: RunFolder, log: events.EventLog, say: Say, keep: int, best: bool = True
+    ) -> None:
+        self.store, self.folder, self.log, self.say, self.keep, self.best = store, folder, log, say, keep, best
         self._unwritten: list[events.Event] = []
         self._claim: Claim | None = None
         self._uploads: Uploads | None = None
@@ -43,7 +45,7 @@ class Custody:
         while True:
             try:
                 self._claim = self.store.claim(config, lease, lineage, take_over)
-                self._uploads = Uploads(self._claim, self.folder, self.log, self.record, self.keep)
+                self._uploads = Uploads(self._claim, self.folder, self.log, self.record, self.keep, self.best)
                 return
             except LeaseHeld as held:
                 left = deadline - time.monotonic()
@@ -57,11 +59,13 @@ class Custody:
     def record(self) -> dict[str, Any]:
         return ledger.record([*events.read(self.log.path), *self._unwritten])
 
-    def begin(self, stored: Manifest | None) -> None:
-        """Keep the lease, and bring every checkpoint to the store, from now on. `stored`: one that it has."""
+    def begin(self, stored: Manifest | None, others: Iterable[Stored] = ()) -> None:
+        """Keep the lease, and bring every checkpoint to the store, from now on. `stored`: one that it has, as it has
+        `others`."""
         if self.claim.notice:
             self.warn(self.claim.notice)
         self.uploads.stored = stored
+        self.uploads.done |= {one.id for one in others if not one.problem} | ({stored.nonce} if stored else set())
         self.uploads.start()
 
     @property

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from kaggle_lib.checkpoints.manifest import Manifest
 from kaggle_lib.errors import UserError, WorkerError
-from kaggle_lib.runs import base_model, evaluation_data, events, resume
+from kaggle_lib.runs import base_model, best, evaluation_data, events, resume
 from kaggle_lib.runs.custody import Custody
 from kaggle_lib.runs.launch import Workers, hang_seconds, visible_gpus
 from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_run
@@ -15,7 +17,7 @@ from kaggle_lib.runs.outcome import Outcome, Word
 from kaggle_lib.runs.prepare import settle_hooks, write_run
 from kaggle_lib.runs.rescue import keep
 from kaggle_lib.runs.stopping import Stopping
-from kaggle_lib.runs.supervise import BEFORE_THE_FIRST_STEP, POLL_SECONDS, WEIGHTS, restore_finished, to_stderr
+from kaggle_lib.runs.supervise import BEFORE_THE_FIRST_STEP, POLL_SECONDS, WEIGHTS, to_stderr
 from kaggle_lib.session.clock import Clock
 
 Say = Callable[[str], None]
@@ -23,8 +25,9 @@ WORKER = "kaggle_lib.evaluation.worker"
 LAST_SECONDS = 20.0  # a batch that ends, and the upload of what was measured
 
 
-def evaluate(values: Mapping[str, object], say: Say = to_stderr) -> Outcome:
-    """Score base and tuned on the test split into `evaluation/`, here and on the store.
+def evaluate(values: Mapping[str, object], say: Say = to_stderr, adapter: best.Which = "last") -> Outcome:
+    """Score base and tuned, by its last or its best `adapter`, on the test split into `evaluation/`, here and on the
+    store.
 
     An unfinished run is no error: the outcome says `not finished`. Asked to end, or at its deadline, the evaluation is
     `paused`, and goes on from there when it is called again. Raises ConfigError for a run that nobody knows,
@@ -44,21 +47,21 @@ def evaluate(values: Mapping[str, object], say: Say = to_stderr) -> Outcome:
             return Outcome("not finished", opened.config.run, step=found.step, total_steps=total, reason=reason)
         if changed := settle_hooks(opened, found, say):
             say(f"warning: {changed}")
-        restore_finished(opened, found.manifest)
-        return _evaluate(opened, found, found.manifest, say)
+        return _evaluate(opened, found, *best.adapter(opened, found, adapter), say)
 
 
-def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, say: Say) -> Outcome:
-    config, folder = opened.config, opened.folder
+def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, adapter: Path, say: Say) -> Outcome:
+    """`manifest`: of the checkpoint that the folder `adapter` is of; `found`: the run's end."""
+    config, folder, step = opened.config, opened.folder, manifest.step
     log = events.EventLog(folder.events, new_session_id())
-    custody = Custody(opened.store, folder, log, say, config.keep)
+    custody = Custody(opened.store, folder, log, say, config.keep, config.keep_best)
     stopping = Stopping(Clock.start(config.session_hours), say)
     processes = config.processes if isinstance(config.processes, int) else max(1, len(visible_gpus()))
     custody.take(opened.frozen(), found.lineage, config.take_over, config.lease_wait_minutes)
     host = socket.gethostname()
-    log.write("session", job="evaluate", from_step=found.step, resumed_from=found.step, host=host, processes=processes)
-    custody.begin(manifest if found.stored else None)
-    say(f"Evaluating run {config.run!r} at step {found.step}: base and tuned on the same held-out answers.")
+    log.write("session", job="evaluate", from_step=step, resumed_from=step, host=host, processes=processes)
+    custody.begin(found.manifest if found.stored else None, opened.state.checkpoints)
+    say(f"Evaluating run {config.run!r} at step {step}: base and tuned on the same held-out answers.")
     word: Word = "failed"
     ended = "the evaluation was interrupted"
     try:
@@ -67,7 +70,8 @@ def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, say: Say
                 base_model.fetch(config, opened.base_commit, say)
             if problem := evaluation_data.fetch(config, folder.cache):
                 custody.warn(problem)
-            write_run(opened, found, job="evaluate", session=log.session)
+            scored = replace(found, step=step, manifest=manifest)
+            write_run(opened, scored, job="evaluate", session=log.session, adapter=adapter.name)
             word = _work(custody, config.hang_minutes, processes, stopping)
             custody.check()
             ended = "evaluated" if word == "finished" else stopping.why
@@ -86,9 +90,9 @@ def _evaluate(opened: Opened, found: resume.Resume, manifest: Manifest, say: Say
     return Outcome(
         outcome=word,
         run=config.run,
-        step=found.step,
+        step=step,
         total_steps=manifest.total_steps,
-        resumed_from=found.step,
+        resumed_from=step,
         session=log.session,
         reason=ended,
         checkpoint=manifest.nonce,

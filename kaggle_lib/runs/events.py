@@ -11,8 +11,9 @@
 | warning | both | `message` |
 | end | supervisor | `outcome`, `reason`, `step` (of the newest checkpoint), `on_store` (step, or null) |
 
-A session has `kernel` and `kaggle_session`, too: see the ledger. Where fp16's scaler took no step, because its
-gradients were not finite, the step has `skipped` and no `grad_norm`.
+The validation that ends a run has `stopped_early`, why. A session has `kernel` and `kaggle_session`, too: see the
+ledger. Where fp16's scaler took no step, because its gradients were not finite, the step has `skipped` and no
+`grad_norm`.
 """
 
 from __future__ import annotations

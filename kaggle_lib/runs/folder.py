@@ -60,6 +60,11 @@ class RunFolder:
         return self.root / "adapter"
 
     @property
+    def best(self) -> Path:
+        """The adapter of the best validation, where it was asked for."""
+        return self.root / "best"
+
+    @property
     def evaluation(self) -> Path:
         return self.root / "evaluation"
 

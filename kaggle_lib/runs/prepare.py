@@ -83,9 +83,17 @@ def _carried(found: resume.Resume) -> str:
 
 
 def write_run(
-    opened: Opened, found: resume.Resume, *, job: str, session: str, attempt: int = 0, config: RunConfig | None = None
+    opened: Opened,
+    found: resume.Resume,
+    *,
+    job: str,
+    session: str,
+    attempt: int = 0,
+    config: RunConfig | None = None,
+    adapter: str = "adapter",
 ) -> None:
-    """Write `run.json` and the hooks file's copy. `config`: where this launch's is not the session's."""
+    """Write `run.json` and the hooks file's copy. `config`: where this launch's is not the session's; `adapter`: the
+    folder of the one that is evaluated."""
     if opened.hooks:
         opened.hooks.put(opened.folder.hooks)
     run: dict[str, Any] = {
@@ -101,6 +109,7 @@ def write_run(
         "fingerprint": opened.fingerprint(),
         "lineage": found.lineage,
         "checkpoint": None if found.kind == "fresh" else found.step,
+        "adapter": adapter,
         "cut": found.manifest.cut if found.manifest else None,
     }
     write_json(opened.folder.run_json, run)

@@ -1,13 +1,15 @@
 """Kaggle's kept output (`/kaggle/working`): what a session leaves there, and what an earlier one left, now attached.
 
 The run folder lies outside of it. A person finds `<run>/` there: report, evaluation, adapter. What the next session may
-need is in `rescue/<run>/`, laid out like a run folder: the newest checkpoint, for as long as the store lacks it.
+need is in `rescue/<run>/`, laid out like a run folder: the newest checkpoint, and the best one that it names, for as
+long as the store lacks it.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from kaggle_lib.checkpoints.manifest import copy
@@ -49,7 +51,8 @@ class Rescue:
         self.place = RunFolder(kept / NAME / folder.root.name) if kept else None
 
     def put(self, step: int) -> None:
-        """Leave the checkpoint of `step`, verified, in place of any other. A full output ends no training."""
+        """Leave the checkpoint of `step`, verified, in place of any other, and the best one that it names, if that is
+        good. A full output ends no training."""
         if self.place is None or self.step == step:
             return
         self.step = step
@@ -58,7 +61,10 @@ class Rescue:
             shutil.rmtree(aside, ignore_errors=True)
             new = RunFolder(aside)
             new.checkpoints.mkdir(parents=True)
-            copy(self.folder.checkpoint(step), new.checkpoint(step))
+            best = copy(self.folder.checkpoint(step), new.checkpoint(step)).best_step
+            if best is not None and best != step and self.folder.checkpoint(best).exists():
+                with suppress(CheckpointError):
+                    copy(self.folder.checkpoint(best), new.checkpoint(best))
             shutil.copyfile(self.folder.run_json, new.run_json)
             self.clear()
             aside.rename(self.place.root)

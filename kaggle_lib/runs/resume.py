@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -53,10 +53,15 @@ class Resume:
 
     def extend(self, epochs: float) -> Resume:
         """The same, to go on beyond the end until `epochs` were added in all; unchanged where that is done, or before
-        the end."""
+        the end; nor beyond an early stopping, which a note says then."""
         more = round(epochs - sum(self.extended), 9)
         if self.kind != "finished" or more <= 0:
             return self
+        if self.manifest and self.manifest.stopped_early:
+            early = f"extend_epochs={epochs:g} adds nothing after {self.manifest.stopped_early}"
+            return replace(
+                self, notes=[*self.notes, f"{early}. Another run can start there: fork_from=RUN@{self.step}."]
+            )
         why = f"Extending the finished run by {more:g} epochs, from step {self.step} on."
         return replace(self, kind="resume", added=(more,), why=why)
 
@@ -221,6 +226,11 @@ class _Choice:
         if source != "local":
             self._fetched(step).rename(path)
             fsync_directory(path.parent)
+        best = manifest.best_step
+        if best in self.attached and best not in self.stored and not self.folder.checkpoint(best).exists():
+            with suppress(CheckpointError):  # the best one is not needed to go on
+                copy(self.attached[best], self._fetched(best))
+                self._fetched(best).rename(self.folder.checkpoint(best))
         stored = self.stored.get(step)
         if stored and (stored.problem or not stored.manifest or stored.manifest.files != manifest.files):
             stored = None
@@ -228,7 +238,7 @@ class _Choice:
         where = f"from {places.get(source) or self.attached[step].parents[1]}"
         if manifest.finished:
             kind: Literal["resume", "finished"] = "finished"
-            why = f"Finished: step {step} of {manifest.total_steps}, {where}"
+            why = f"Finished: {manifest.end}, {where}"
         else:
             kind = "resume"
             why = f"Resuming at step {step} of {manifest.total_steps}, {where}"

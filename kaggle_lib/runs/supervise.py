@@ -13,6 +13,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from kaggle_lib.checkpoints.manifest import Manifest
 from kaggle_lib.data.check import check
@@ -77,7 +78,7 @@ class Session:
         self.clock = Clock.start(self.config.session_hours)
         self.log = events.EventLog(self.folder.events, self.id)
         self.stopping = Stopping(self.clock, self.say)
-        self.custody = Custody(opened.store, self.folder, self.log, self.say, self.config.keep)
+        self.custody = Custody(opened.store, self.folder, self.log, self.say, self.config.keep, self.config.keep_best)
         self.progress = Progress(
             self.log.path, self.config, self.say, self.clock.left, lambda: self.custody.stored_step, Live.here()
         )
@@ -124,17 +125,17 @@ class Session:
             # Between two launches the store need not answer: no other session has changed it.
             if not self.attempt:
                 raise
-        found = resume.choose(self.folder, self.opened.store, self.opened.state)
+        found = resume.choose(self.folder, self.opened.store, self.opened.state).extend(self.config.extend_epochs)
         self.skipped += [skipped for skipped in found.skipped if skipped not in self.skipped]
         for note in found.notes:
             self.say(note)
-        return found.extend(self.config.extend_epochs)
+        return found
 
     def _already_finished(self, found: resume.Resume) -> Outcome:
         """Nothing to train: bring back what is gone from this machine, and say so."""
         assert found.manifest is not None
         restore_finished(self.opened, found.manifest)
-        self.say(f"Run {self.config.run!r} is finished: step {found.step} of {found.step}, nothing to train.")
+        self.say(f"Run {self.config.run!r} is finished: {found.manifest.end}, nothing to train.")
         keep(self.folder, self.say)
         return self._outcome("finished", "the run was finished already", found.manifest, on_store=True)
 
@@ -158,7 +159,7 @@ class Session:
             self.custody.warn(f"Checkpoint {skipped.step} was passed over: {skipped.file} {skipped.reason}.")
         if code_changed:
             self.custody.warn(code_changed[0].upper() + code_changed[1:])
-        self.custody.begin(found.manifest if found.stored else None)
+        self.custody.begin(found.manifest if found.stored else None, self.opened.state.checkpoints)
 
     def _train(self, found: resume.Resume) -> Outcome:
         """Launch the workers until they are done, asked to stop, or die without getting further."""
@@ -253,9 +254,9 @@ class Session:
             )
 
     def _finish(self, found: resume.Resume) -> Outcome:
-        assert found.manifest is not None
-        publish_adapter(self.opened, found.manifest)
-        return self._end("finished", "all steps are done")
+        assert found.manifest is not None and found.path is not None
+        put_adapter(found.path, found.manifest, self.folder.adapter)
+        return self._end("finished", found.manifest.stopped_early or "all steps are done")
 
     def _end(self, word: Word, reason: str) -> Outcome:
         """Wait for the last upload, write the ledger, let go of the lease, and say what is where."""
@@ -315,10 +316,9 @@ def training_processes(asked: int | str, train_batch_size: int) -> int:
     return max(1, min(len(visible_gpus()), train_batch_size))
 
 
-def publish_adapter(opened: Opened, manifest: Manifest) -> None:
-    """Put a checkpoint's adapter at `adapter/`, with its tokenizer, as plain PEFT reads it."""
-    source, target = opened.folder.checkpoint(manifest.step), opened.folder.adapter
-    aside = target.with_name(".adapter.new")
+def put_adapter(source: Path, manifest: Manifest, target: Path) -> None:
+    """Put the adapter of the checkpoint `source` at `target`, with its tokenizer, as plain PEFT reads it."""
+    aside = target.with_name(f".{target.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     for name in manifest.files:
@@ -330,7 +330,7 @@ def publish_adapter(opened: Opened, manifest: Manifest) -> None:
 
 def restore_finished(opened: Opened, manifest: Manifest) -> None:
     """Bring back what a finished run leaves on a machine: adapter, evaluation, events."""
-    publish_adapter(opened, manifest)
+    put_adapter(opened.folder.checkpoint(manifest.step), manifest, opened.folder.adapter)
     if not opened.folder.evaluation.exists():
         opened.store.fetch_kind("evaluation", opened.folder.evaluation)
     opened.store.fetch_events(opened.folder.events)

@@ -1,7 +1,8 @@
 """Uploads beside the training: two threads of the supervisor, so that neither it nor a worker waits for the store.
 
-One commits the newest finished checkpoint, then the next that is the newest; the other keeps the lease meanwhile. A
-store that fails is tried again, less and less often. What the session has to know is kept here until it asks.
+One commits the newest finished checkpoint, then the next that is the newest, each after the best one that it names; the
+other keeps the lease meanwhile. A store that fails is tried again, less and less often. What the session has to know is
+kept here until it asks.
 """
 
 from __future__ import annotations
@@ -28,21 +29,27 @@ RECENT = 5  # uploads that the rate is measured over
 
 class Uploads:
     """Runs from `start` to `stop`. `stored`: the manifest of the newest checkpoint that the store is known to hold;
-    `problem`: what made the last try fail, or None.
+    `done`: the nonces of all that it holds, and of what is damaged here; `problem`: what made the last try fail.
     """
 
     def __init__(
-        self, claim: Claim, folder: RunFolder, log: events.EventLog, record: Callable[[], ledger.Record], keep: int
+        self,
+        claim: Claim,
+        folder: RunFolder,
+        log: events.EventLog,
+        record: Callable[[], ledger.Record],
+        keep: int,
+        best: bool,
     ) -> None:
-        self.claim, self.folder, self.log, self.record, self.keep = claim, folder, log, record, keep
+        self.claim, self.folder, self.log, self.record, self.keep, self.best = claim, folder, log, record, keep, best
         self.stored: Manifest | None = None
+        self.done: set[str] = set()
         self.problem: StoreError | None = None
         self.said: SimpleQueue[str] = SimpleQueue()
         self._failed: BaseException | None = None
         self._failures = 0
         self._told: set[str] = set()  # of what failed since the last upload
         self._unfreed = False  # old checkpoints are still on the store
-        self._refused = ""  # the nonce of a checkpoint that is damaged here
         self._sending: int | None = None
         self._since = 0.0
         self._seconds_a_byte: deque[float] = deque(maxlen=RECENT)
@@ -58,8 +65,9 @@ class Uploads:
             thread.start()
 
     def check(self, tell: Callable[[str], None]) -> None:
-        """Tell what has happened since the last call, and remove old checkpoints here; never the newest `keep`, nor
-        one that is on its way. Raises what ended a thread: LeaseLost, where another session has taken the run over.
+        """Tell what has happened since the last call, and remove old checkpoints here; never the newest `keep`, the
+        best ones that these name, nor one that is on its way. Raises what ended a thread: LeaseLost, where another
+        session has taken the run over.
         """
         while True:
             try:
@@ -69,8 +77,12 @@ class Uploads:
         if self._failed is not None:
             raise self._failed
         with self._choosing:
-            for step in self.finished()[self.keep :]:
-                if step != self._sending:
+            finished = self.finished()
+            old = finished[self.keep :]
+            kept = map(self._read, finished[: self.keep]) if old and self.best else ()
+            stay = {self._sending, *(manifest.best_step for manifest in kept if manifest)}
+            for step in old:
+                if step not in stay:
                     shutil.rmtree(self.folder.checkpoint(step))
 
     def finished(self) -> list[int]:
@@ -79,21 +91,34 @@ class Uploads:
         return [step for step in steps if (self.folder.checkpoint(step) / NAME).exists()]
 
     def waiting(self) -> Manifest | None:
-        """The newest finished checkpoint, unless the store has it or it is damaged here."""
-        newest = next(iter(self.finished()), None)
+        """What goes to the store next: the newest finished checkpoint, but first the best one that it names, so that
+        the store never has the one without the other. None: the store has them, or they are damaged here."""
+        return next(iter(self._waiting()), None)
+
+    def _waiting(self) -> list[Manifest]:
+        finished = self.finished()
+        newest = self._read(finished[0]) if finished else None
         if newest is None:
-            return None
+            return []
+        named = newest.best_step if self.best and newest.best_step in finished[1:] else None
+        ahead = None if named is None else self._read(named)
+        return [one for one in (ahead, newest) if one and one.nonce not in self.done]
+
+    def _read(self, step: int) -> Manifest | None:
+        """The manifest of a finished checkpoint here; None where it is damaged, which is said."""
         try:
-            manifest = Manifest.read(self.folder.checkpoint(newest))
+            return Manifest.read(self.folder.checkpoint(step))
         except CheckpointError as error:
             self._warn_once(f"{error} It is not brought to the store.")
             return None
-        return None if manifest.nonce in (self._refused, self.stored and self.stored.nonce) else manifest
 
     def seconds_for_the_next(self) -> float:
         """What the next upload takes: as many bytes as the last one, at the slowest recent rate, and no less than the
-        one that is under way has taken so far; 0 where nothing is known yet."""
+        one that is under way has taken so far; twice that where a best one has to go first; 0 where nothing is known
+        yet."""
         size = self.stored.bytes if self.stored else 0
+        if self.best and any(one.best_step == one.step for one in self._waiting()):
+            size *= 2
         under_way = time.monotonic() - self._since if self._sending is not None else 0.0
         return max(under_way, size * max(self._seconds_a_byte, default=0.0))
 
@@ -153,6 +178,7 @@ class Uploads:
             manifest = self.waiting()
             if manifest is not None:
                 self._sending, self._since = manifest.step, time.monotonic()
+                newest = manifest.step == self.finished()[0]
         if manifest is None:
             if self._unfreed:
                 self._free()
@@ -160,14 +186,17 @@ class Uploads:
         try:
             notice = self.claim.commit(self.folder.checkpoint(manifest.step), self.record(), self.folder.events)
         except CheckpointError as error:
-            self._refused = manifest.nonce
+            self.done.add(manifest.nonce)
             self._warn_once(f"{error} It is not brought to the store.")
             return
         finally:
             self._sending = None
         seconds = time.monotonic() - self._since
         self._unfreed = True
-        self.stored, self.problem = manifest, None
+        self.done.add(manifest.nonce)
+        if newest or self.stored is None or self.stored.step < manifest.step:
+            self.stored = manifest
+        self.problem = None
         self._told.clear()
         self._seconds_a_byte.append(seconds / manifest.bytes)
         self.log.write("upload", step=manifest.step, seconds=round(seconds, 4), bytes=manifest.bytes)
@@ -178,7 +207,7 @@ class Uploads:
         self._free()
 
     def _free(self) -> None:
-        self.claim.free(self.keep)
+        self.claim.free(self.keep, self.best)
         self._unfreed = False
 
     def _renew(self) -> None:

@@ -65,7 +65,8 @@ def by_hand(folder: RunFolder) -> dict[str, Any]:
         if (folder.checkpoint(step) / NAME).exists():  # else a save that was cut off
             manifest = verify(folder.checkpoint(step))
             if manifest.lineage == run["lineage"]:
-                return {**run, "checkpoint": step, "cut": manifest.cut, "finished": manifest.finished}
+                ended = {"finished": manifest.finished, "stopped_early": manifest.stopped_early}
+                return {**run, "checkpoint": step, "cut": manifest.cut, **ended}
     return run
 
 

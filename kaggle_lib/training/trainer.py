@@ -20,7 +20,7 @@ from kaggle_lib.errors import CheckpointError, WorkerError
 from kaggle_lib.evaluation import likelihood
 from kaggle_lib.runs.events import EventLog
 from kaggle_lib.runs.folder import RunFolder
-from kaggle_lib.training import memory, snapshot, step
+from kaggle_lib.training import memory, snapshot, step, verdict
 from kaggle_lib.training.feed import StepDataset, sft_config, shape
 
 # fp16's scaler halves its scale, 65,536 at first, at each skip: after so many it is below 1, and not what overflows.
@@ -75,6 +75,7 @@ class RunTrainer(SFTTrainer):
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.processes = dist.get_world_size() if dist.is_initialized() else 1
         self.asked_save = self.asked_stop = False
+        self.ended: dict[str, str] = {}
         self.item: dict[str, Any] = {}
         self.step_loss, self.step_began, self.skipped_in_a_row = 0.0, 0.0, 0
         args = sft_config(config, folder, steps, on_cpu)
@@ -186,16 +187,17 @@ class RunTrainer(SFTTrainer):
             self.beat("evaluate")
             began = time.monotonic()
             summary = likelihood.summarise(self.score(self.model, self.validation))
-            if self.state.best_metric is None or summary["bits_per_byte"] < self.state.best_metric:
-                self.state.best_metric, self.state.best_global_step = summary["bits_per_byte"], self.state.global_step
+            verdict.note(self, summary["bits_per_byte"])
             self.event_log.write(
                 "evaluation",
                 step=self.state.global_step,
                 **summary,
                 best_step=self.state.best_global_step,
+                **verdict.ended(self),
                 seconds=round(time.monotonic() - began, 4),
             )
             self.beat("train")
+        verdict.follow(self)
         return {}
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -205,7 +207,7 @@ class RunTrainer(SFTTrainer):
             best = None
             if self.state.best_metric is not None:
                 best = {"step": self.state.best_global_step, "bits_per_byte": self.state.best_metric}
-            saved = snapshot.write(self.folder, self, self.config, {**self.manifest, "best": best})
+            saved = snapshot.write(self.folder, self, self.config, {**self.manifest, "best": best, **self.ended})
             self.folder.save_request.unlink(missing_ok=True)
             self.event_log.write("save", step=saved.step, seconds=round(time.monotonic() - began, 4), bytes=saved.bytes)
             self.beat("train")

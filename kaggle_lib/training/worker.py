@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_lib.config import RunConfig
-from kaggle_lib.errors import CheckpointError, UserError
+from kaggle_lib.errors import CheckpointError, ConfigError, UserError
 from kaggle_lib.files import write_json
 from kaggle_lib.runs.events import EventLog
 from kaggle_lib.runs.folder import RunFolder
@@ -39,7 +39,7 @@ def main(run_folder: Path | str) -> dict[str, Any]:
 def _train(folder: RunFolder) -> dict[str, Any]:
     run = folder.read_run() if startup.supervised() else startup.by_hand(folder)
     if run.get("finished"):  # by hand, in a finished run's folder
-        return _said(run["checkpoint"], run["checkpoint"])
+        return _said(run["checkpoint"], run["checkpoint"], run["stopped_early"])
 
     from kaggle_lib import hooks, strategies
 
@@ -90,6 +90,8 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     )
     order = sorted(range(len(rows.validation)), key=lambda index: mix(config.seed, "validation", index))
     validation = [rows.validation[index] for index in sorted(order[: config.eval_rows])]
+    if config.early_stopping_patience and not validation:
+        raise ConfigError(["early_stopping_patience: it counts validations, and this data leaves no row for them"])
 
     def score(model: Any, rows: Any) -> list[likelihood.RowScore]:
         return likelihood.score_rows(
@@ -133,12 +135,13 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     if processes > 1:
         dist.barrier()
         dist.destroy_process_group()
-    return _said(trainer.state.global_step, steps.total)
+    return _said(trainer.state.global_step, steps.total, trainer.ended.get("stopped_early"))
 
 
-def _said(step: int, total: int) -> dict[str, Any]:
-    reason = "all steps are done" if step == total else "asked to stop"
-    return {"outcome": "finished" if step == total else "paused", "step": step, "total_steps": total, "reason": reason}
+def _said(step: int, total: int, stopped_early: str | None) -> dict[str, Any]:
+    reason = stopped_early or ("all steps are done" if step == total else "asked to stop")
+    outcome = "finished" if stopped_early or step == total else "paused"
+    return {"outcome": outcome, "step": step, "total_steps": total, "reason": reason}
 
 
 def _compare_ranks(model: Any, processes: int) -> None:

@@ -46,8 +46,8 @@ def test_a_session_without_the_hub_leaves_its_checkpoint_and_the_next_goes_on_fr
         out, err = process.communicate()
         assert process.returncode == 75, (out, err)
         rescue = RunFolder(first.root / "working" / "rescue" / "run")
-        [step] = rescue.checkpoint_steps()
-        assert step >= 10
+        [step, best] = rescue.checkpoint_steps()
+        assert step >= 10 and verify(rescue.checkpoint(step)).best_step == best == 8
         assert verify(rescue.checkpoint(step)).step == step
         assert not [path for path in rescue.root.rglob("*") if path.is_symlink()]
         assert sorted(path.name for path in (first.root / "working").iterdir()) == ["rescue"]
@@ -63,7 +63,7 @@ def test_a_session_without_the_hub_leaves_its_checkpoint_and_the_next_goes_on_fr
         assert f"The checkpoint of step {step} was brought from {attached}.\n" in outcome["stderr"]
         assert (outcome["resumed_from"], outcome["outcome"], outcome["on_store"]) == (step, "finished", True)
         uploads = [event["step"] for event in events.read_all(second.folder.events) if event["event"] == "upload"]
-        assert uploads[0] == step
+        assert uploads[:2] == [best, step]
         assert second.final_bytes() == whole.final_bytes()
         assert second.curve() == whole.curve()
         assert sorted(path.name for path in (second.root / "working").iterdir()) == ["run"]

@@ -23,8 +23,8 @@ def content(step, name, size, salt=""):
     return hashlib.shake_256(f"{step} {name} {salt}".encode()).digest(size)
 
 
-def make_checkpoint(parent, step, *, lineage=LINEAGE, total_steps=60, salt="", fingerprint="f" * 64):
-    """`parent/step-…` with its manifest; returns (folder, manifest). `salt` makes another content."""
+def make_checkpoint(parent, step, *, lineage=LINEAGE, total_steps=60, salt="", fingerprint="f" * 64, best=None, **more):
+    """`parent/step-…` with its manifest; returns (folder, manifest). `salt` makes another content; `best`: a step."""
     folder = parent / folder_name(step)
     for name, size in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +38,8 @@ def make_checkpoint(parent, step, *, lineage=LINEAGE, total_steps=60, salt="", f
         session="s1",
         versions={"torch": "2.13.0"},
         cut={"token_budget": 512, "min_micro_batches": 2},
+        best=None if best is None else {"step": best, "bits_per_byte": 5 - best / 100},
+        **more,
     )
     return folder, manifest
 

@@ -352,6 +352,7 @@ OTHER: dict[str, Any] = {
     "save_steps": 7,
     "eval_steps": 0,
     "eval_rows": 8,
+    "early_stopping_patience": 3,
     "answer_rows": 9,
     "answer_tokens": 40,
     "answer_batch_size": 4,
@@ -360,6 +361,7 @@ OTHER: dict[str, Any] = {
     "similarity_model": "org/model@abc",
     "logging_steps": 1,
     "keep": 5,
+    "keep_best": False,
     "session_hours": 1.5,
     "hang_minutes": 1.0,
     "lease_wait_minutes": 0.0,
@@ -378,12 +380,12 @@ FREE = {
         "processes",
         "save_steps",
         "eval_steps",
-        "eval_rows",
         "logging_steps",
     ),
     *(
         "hooks",
         "keep",
+        "keep_best",
         "extend_epochs",
         "session_hours",
         "hang_minutes",
@@ -429,6 +431,17 @@ def test_checkpoints_may_go_to_a_bucket_from_any_session_on_where_the_store_is_t
 def test_giving_the_frozen_values_again_changes_nothing() -> None:
     frozen = create(rows="10")
     assert merge(frozen, {**LEAST, "rows": "10", "epochs": "2"}) == frozen
+
+
+def test_early_stopping_freezes_when_it_looks_and_needs_something_to_look_at() -> None:
+    patient = create(early_stopping_patience=2, eval_steps=10)
+    with pytest.raises(ResumeError, match=r"^eval_steps: this run has 10, you gave 5\. Leave it out"):
+        merge(patient, {"eval_steps": "5"})
+    assert merge(patient, {"eval_steps": "10", "keep": "3"}).keep == 3
+    assert fingerprint(patient, "code") != fingerprint(create(early_stopping_patience=2, eval_steps=5), "code")
+    needs = "early_stopping_patience: it counts validations; give eval_steps and validation_fraction above 0"
+    assert refused(early_stopping_patience=1, eval_steps=0) == needs
+    assert refused(early_stopping_patience=1, validation_fraction=0) == needs
 
 
 def test_every_contradiction_is_told_at_once() -> None:

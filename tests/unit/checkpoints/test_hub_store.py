@@ -169,18 +169,18 @@ def test_freed_checkpoints_are_gone_from_the_storage_and_the_kept_ones_are_whole
     assert fetched(hub, tmp_path / "back") == [40, 30]
 
 
-def test_300_saves_leave_the_storage_of_keep_and_a_bounded_history(lfs, tmp_path, events, monkeypatch):
+def test_300_saves_leave_the_storage_of_keep_and_the_best_and_a_bounded_history(lfs, tmp_path, events, monkeypatch):
     monkeypatch.setattr("support.checkpoint_folders.FILES", {"adapter_model.safetensors": 40, "optimizer.pt": 60})
     mine, most, longest = claim(lfs), 0, 0
     for step in range(1, 301):
-        mine.commit(checkpoint(tmp_path, step, total_steps=300), {"id": "A"}, events)
+        mine.commit(checkpoint(tmp_path, step, total_steps=300, best=min(step, 120)), {"id": "A"}, events)
         mine.free(2)
         most = max(most, lfs.repo(REPO).stored_bytes())
         if step % 10 == 0:
             longest = max(longest, len(lfs.repo(REPO).commits("run/r")))
-    assert most == 200
+    assert most == 300
     assert MOST_COMMITS - 20 < longest < MOST_COMMITS + 10
-    assert steps(lfs) == [(300, None), (299, None)]
+    assert steps(lfs) == [(300, None), (299, None), (120, None)]
     assert len(lfs.repo(REPO)._commits) < MOST_COMMITS + 10
 
 

@@ -347,6 +347,31 @@ def test_free_never_removes_a_final_checkpoint_or_another_runs(store, tmp_path, 
     assert steps(store) == [40, 20, 10]
 
 
+def test_free_keeps_the_best_one_until_no_kept_one_names_it_any_more(store, make_store, tmp_path, events):
+    first = claim(store)
+    for step in (10, 20, 30, 40):
+        first.commit(checkpoint(tmp_path, step, best=10), {"id": "A"}, events)
+        first.free(2)
+    assert steps(store) == [40, 30, 10]
+    first.release("paused", {"id": "A"}, events)
+    second = claim(make_store(), "B")  # a bare machine: what is the best stands in the manifests
+    second.commit(checkpoint(tmp_path, 50, best=50), {"id": "B"}, events)
+    assert (second.free(2), steps(store)) == ([30], [50, 40, 10])  # 40 may have to be gone on from
+    second.commit(checkpoint(tmp_path, 60, best=50), {"id": "B"}, events)
+    assert (second.free(2), steps(store)) == ([40, 10], [60, 50])
+    assert second.free(1) == []
+    best = make_store().peek().checkpoints[1]
+    assert store.fetch(best, tmp_path / "back" / "step-00000050").best["step"] == 50
+    assert (second.free(1, best=False), steps(store)) == ([50], [60])
+
+
+def test_an_end_before_the_last_step_always_stays(store, tmp_path, events):
+    mine = claim(store)
+    mine.commit(checkpoint(tmp_path, 30, best=10, stopped_early="no improvement"), {"id": "A"}, events)
+    mine.commit(checkpoint(tmp_path, 40, best=10), {"id": "A"}, events)
+    assert mine.free(1) == []
+
+
 def test_a_checkpoint_that_is_gone_is_an_error_and_leaves_nothing(store, tmp_path, events):
     mine = claim(store)
     for step in (10, 20):

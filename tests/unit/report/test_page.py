@@ -161,10 +161,22 @@ def test_empty_answers_are_said(tmp_path):
 def test_an_evaluation_of_another_adapter_is_said(tmp_path):
     folder, records = fake_run(tmp_path / "r")
     evaluated(folder)
-    said = "This evaluation is of an earlier adapter"
+    said = "This evaluation is of another adapter than the one in"
     assert said not in built(folder, records)
     (folder.adapter / "adapter_model.safetensors").write_bytes(b"others")
     assert said in built(folder, records)
+
+
+def test_a_run_that_was_stopped_early_is_finished(tmp_path):
+    folder, records = fake_run(tmp_path / "a")
+    early = "early stopping at step 180: no improvement since step 120"
+    log = events.EventLog(folder.events, records[-1]["id"])
+    numbers = {"bits_per_byte": 9.0, "nll": 1.0, "bytes": 1, "tokens": 1, "rows": 1, "seconds": 1.0}
+    log.write("step", step=180, samples=[1], loss=1.0, lr=0.1, tokens=1, seconds=1.0, total_steps=500)
+    log.write("evaluation", step=180, stopped_early=early, **numbers)
+    text = Text(built(folder, records)).text
+    assert f"Finished by {early}, of at most 500 steps. The run is not evaluated yet." in text
+    assert "is not finished" not in text
 
 
 def test_a_run_without_evaluation_or_steps_has_a_page(tmp_path):

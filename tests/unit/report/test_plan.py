@@ -117,7 +117,7 @@ def test_the_whole_plan_of_the_full_recipe(tmp_path, monkeypatch):
     assert (found["sessions"], found["weeks"]) == (2, 0.5)  # of 11.5 h less 12 minutes; of 30 h
     assert [row["mean_tokens"] for row in found["by_mean_tokens"]] == [200, 300, 461, 700, 1000, 2000]
     assert found["by_mean_tokens"][2]["hours"] == 15.8
-    assert found["checkpoint"]["on_the_store"] == 3 * found["checkpoint"]["bytes"]
+    assert found["checkpoint"]["on_the_store"] == 4 * found["checkpoint"]["bytes"]
     assert found["memory_gib"] == 6.2
     text = as_text(found)
     assert "Tokens/s on 2 × Tesla T4: 556 (projection: " in text

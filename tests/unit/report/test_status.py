@@ -30,10 +30,12 @@ def record(number, **more):
     }
 
 
-def stored(step, total=60, problem=None):
+def stored(step, total=60, problem=None, **more):
     entry = FileEntry(size=4, sha256="0" * 64)
     named = dict.fromkeys(("fingerprint", "lineage", "session", "nonce"), "x")
-    manifest = Manifest(step=step, total_steps=total, files={"optimizer.pt": entry}, versions={}, cut={}, **named)
+    manifest = Manifest(
+        step=step, total_steps=total, files={"optimizer.pt": entry}, versions={}, cut={}, **named, **more
+    )
     return Stored(step=step, id=f"id{step}", bytes=1_234_567, manifest=manifest, problem=problem)
 
 
@@ -65,6 +67,7 @@ def state(**more):
         (state(lease=lease(NOW + 1)), "running"),
         (state(lease=lease(NOW - 1)), "paused"),
         (state(checkpoints=[stored(60), stored(50)]), "finished"),
+        (state(checkpoints=[stored(40, stopped_early="early stopping at step 40"), stored(30)]), "finished"),
         (state(ledger=[record(1), record(2, ended_because="failed: The loss of step 7 is nan.")]), "failed"),
         (state(ledger=[record(1, ended_because="failed: x"), record(2)]), "paused"),
         (state(ledger=[record(1, ended=None, ended_because=None)]), "paused"),
@@ -90,6 +93,8 @@ def test_fields_are_those_that_others_rely_on():
         "state": "paused",
         "step": 30,
         "total_steps": 60,
+        "stopped_early": None,
+        "best": None,
         "checkpoint": {"step": 30, "id": "id30", "bytes": 1_234_567},
         "storage": {"checkpoints": 2, "bytes": 2_469_200},
         "lease": {
@@ -147,6 +152,8 @@ def test_empty():
         "state": "empty",
         "step": 0,
         "total_steps": None,
+        "stopped_early": None,
+        "best": None,
         "checkpoint": None,
         "storage": {"checkpoints": 0, "bytes": 0},
         "lease": None,
@@ -157,6 +164,16 @@ def test_empty():
     empty = status("a", StoreState())
     assert as_text(empty) == "Run a: nothing is on the store yet."
     assert as_text(empty, "; there are b, c") == "Run a: nothing is on the store yet; there are b, c."
+
+
+def test_an_end_before_the_last_step_and_the_best_step_are_told():
+    early = "early stopping at step 40: no improvement since step 20"
+    best = {"step": 20, "bits_per_byte": 0.81236}
+    told = status("a", state(checkpoints=[stored(40, stopped_early=early, best=best)]))
+    assert (told["stopped_early"], told["best"]) == (early, best)
+    lines = as_text(told).splitlines()
+    assert lines[0] == f"Run a: finished, step 40 of 60 ({early})"
+    assert lines[2] == "Best validation: 0.8124 bits per byte at step 20"
 
 
 def test_text():

@@ -7,6 +7,7 @@ from support.checkpoint_folders import LINEAGE, make_checkpoint, make_events, tr
 
 from kaggle_lib.checkpoints.folder_store import FolderStore
 from kaggle_lib.checkpoints.lease import Lease
+from kaggle_lib.checkpoints.manifest import verify
 from kaggle_lib.errors import CheckpointError
 from kaggle_lib.runs import rescue
 from kaggle_lib.runs.folder import RunFolder
@@ -108,6 +109,23 @@ def test_an_attached_output_newer_than_the_store_is_gone_on_from_and_goes_there_
         f"Resuming at step 8 of 60, from {kaggle.root}/input/{where}/rescue/r; "
         "the store lacks this one, so it goes there first."
     )
+
+
+def test_the_best_checkpoint_is_left_beside_the_newest_and_brought_with_it(kaggle):
+    for step in (4, 8):
+        make_checkpoint(kaggle.folder.checkpoints, step, best=4)
+    kaggle.rescue.put(8)
+    assert kaggle.left.checkpoint_steps() == [8, 4]
+    (kaggle.root / "input").mkdir()
+    (kaggle.root / "working").rename(kaggle.root / "input" / "train")
+    shutil.rmtree(kaggle.folder.checkpoints)
+    kaggle.folder.create()
+    assert (kaggle.choose().step, kaggle.folder.checkpoint_steps()) == (8, [8, 4])
+    verify(kaggle.folder.checkpoint(4))
+    for path in (kaggle.folder.checkpoint(8), kaggle.folder.checkpoint(4)):
+        shutil.rmtree(path)
+    (kaggle.root / "input/train/rescue/r/checkpoints/step-00000004/optimizer.pt").write_bytes(b"")
+    assert (kaggle.choose().step, kaggle.folder.checkpoint_steps()) == (8, [8])  # which needs no best one to go on
 
 
 def test_an_attached_output_too_deep_or_older_or_of_another_run_is_passed_over(kaggle):

@@ -174,6 +174,20 @@ def test_a_finished_run_is_finished_from_either_place(run):
     assert run.choose().to_commit == run.folder.checkpoint(60)
 
 
+def test_an_early_stopped_run_is_finished_and_cannot_be_extended(run):
+    early = "early stopping at step 40: no improvement since step 20"
+    run.stored(40, best=20, stopped_early=early)
+    found = run.choose()
+    assert (found.kind, found.step, found.manifest.best_step) == ("finished", 40, 20)
+    assert found.why == f"Finished: step 40 of 60 ({early}), from the store {run.stored_root}."
+    assert found.extend(0) is found
+    extended = found.extend(1)
+    assert (extended.kind, extended.added) == ("finished", ())
+    assert extended.notes == [
+        f"extend_epochs=1 adds nothing after {early}. Another run can start there: fork_from=RUN@40."
+    ]
+
+
 # Other runs of the same name
 
 

@@ -99,6 +99,58 @@ def test_the_newest_wins_and_the_one_on_its_way_is_not_removed(session):
     assert session.said == []
 
 
+def test_the_best_one_goes_before_the_newest_that_names_it_and_stays_here_and_there(session):
+    with session.hang:
+        session.begin(10)
+        session.until(lambda: session.uploads._sending == 10)
+        for step, best in ((20, 20), (30, 20), (40, 20), (50, 20)):
+            session.save(step, best=best)
+            session.custody.check()
+        assert session.local() == [10, 20, 40, 50]
+    session.settle()
+    assert (session.uploaded(), session.stored(), session.local()) == ([10, 20, 50], [20, 50], [20, 40, 50])
+    assert session.custody.kept() == "The checkpoint of step 50 is on the store."
+    session.save(60, best=60)
+    session.save(70, best=60)
+    session.settle()
+    # 50 may have to be gone on from, and names 20.
+    assert (session.uploaded()[3:], session.stored(), session.local()) == ([60, 70], [60, 70], [60, 70])
+    assert session.said == []
+
+
+def test_a_best_one_that_the_store_has_is_not_sent_again_and_without_keep_best_it_goes(session, tmp_path):
+    session.begin(10)
+    for step in (20, 30, 40):
+        session.save(step, best=20)
+        session.settle()
+    session.custody.end("paused", "test", 40, None)
+    again = Custody(session.store, session.folder, events.EventLog(session.folder.events, "B"), session.said.append, 2)
+    again.take({"code": "c"}, LINEAGE, None, 0)
+    again.begin(verify(session.folder.checkpoint(40)), session.store.peek().checkpoints)
+    assert again.uploads.waiting() is None
+    again.close()
+    assert (session.uploaded(), session.stored(), session.local()) == ([10, 20, 30, 40], [20, 30, 40], [20, 30, 40])
+    off = Custody(session.store, session.folder, session.log, session.said.append, 2, best=False)
+    off.take({"code": "c"}, LINEAGE, "B", 0)
+    off.begin(None)
+    off.check()
+    assert session.local() == [30, 40]
+    off.settle(ENOUGH + custodies.SHORTEST_WRITE)
+    off.close()
+    assert session.stored() == [30, 40]
+
+
+def test_a_best_one_that_is_damaged_here_holds_nothing_up(session):
+    torn = session.save(10, best=10) / "optimizer.pt"
+    torn.write_bytes(b"!" + torn.read_bytes()[1:])
+    session.save(20, best=10)
+    session.begin()
+    session.settle()
+    assert (session.uploaded(), session.stored()) == ([20], [20])
+    why = "step-00000010: optimizer.pt has another sha256 than its manifest says. It is not brought to the store."
+    assert session.said == [f"warning: {why}"]
+
+
 def test_without_a_store_the_newest_stay_here_and_the_rest_goes(session):
     session.break_store()
     session.begin()
@@ -172,11 +224,11 @@ def test_the_wait_is_for_the_old_ones_to_leave_the_store_too_and_what_failed_of_
     claim, failures = session.custody.claim, [StoreError("The store cannot be freed.")]
     free = claim.free
 
-    def slow(keep):
+    def slow(keep, best):
         time.sleep(0.5)
         if failures:
             raise failures.pop()
-        return free(keep)
+        return free(keep, best)
 
     monkeypatch.setattr(claim, "free", slow)
     session.begin(10)
