@@ -151,7 +151,7 @@ def _key(config: RunConfig, tokenizer: chat.Tokenizer, rows: Curated) -> str:
         {split: [row.id for row in getattr(rows, split)] for split in SPLITS},
         rows.counts,
         {name: values[name] for name in SHAPING},
-        chat.template_hash(),
+        chat.template(tokenizer),
         _tokenizer_hash(tokenizer),
         code_hash(),
         *([own.sha256] if (own := hooks.of(config)) else []),

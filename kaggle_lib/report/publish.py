@@ -16,7 +16,7 @@ from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
 from kaggle_lib.checkpoints.hub_client import Failures, within
 from kaggle_lib.checkpoints.hub_repo import Damaged, Repo, Tree
-from kaggle_lib.data import chat
+from kaggle_lib.data import formats
 from kaggle_lib.errors import ConfigError, NotFinished, StoreError, UserError
 from kaggle_lib.files import read_json, write_json, write_text
 from kaggle_lib.report import card, page
@@ -155,12 +155,14 @@ def _stage(into: Path, adapter: Path, evaluation: Path, report: Path) -> Path:
 
 
 def _generation_config(folder: Path) -> dict[str, Any]:
-    """Both stops and the pad of the tokenizer there, so that an answer ends for whoever loads it."""
+    """The stops and the pad of the tokenizer there, so that an answer ends for whoever loads it."""
     added = {one["content"]: one["id"] for one in read_json(folder / "tokenizer.json").get("added_tokens", [])}
+    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    form = next(one for one in formats.FORMATS if one.template == template)
     return {
         "do_sample": False,
-        "eos_token_id": [added[name] for name in (chat.EOT, chat.END_OF_TEXT) if name in added],
-        "pad_token_id": next((added[name] for name in chat.PADS if name in added), None),
+        "eos_token_id": [added[name] for name in form.stops if name in added],
+        "pad_token_id": next((added[name] for name in form.pads if name in added), None),
     }
 
 

@@ -84,24 +84,20 @@ def look_at(config: RunConfig, source: str) -> tuple[Tokenizer, Any]:
     """The tokenizer with the template that we train with, and the model's configuration; both are checked, before the
     weights are downloaded.
 
-    Raises ConfigError for a tokenizer that lacks what the template needs, for rows longer than the model's positions
-    (Unsloth would stretch them), and for attention with a window or a cap on its scores: ours has neither, so such a
-    model would be trained wrongly.
+    Raises ConfigError for a model that reads more than text, for a tokenizer of no family that we train, and for rows
+    longer than the model's positions (Unsloth would stretch them).
     """
     revision = revision_of(config, source)
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    model_config = AutoConfig.from_pretrained(source, revision=revision).get_text_config()
+    model_config = AutoConfig.from_pretrained(source, revision=revision)
+    if model_config.get_text_config() is not model_config:
+        kind = f"is of type {model_config.model_type}, which reads more than text"
+        raise ConfigError([f"base_model: {config.base_model!r} {kind}; take a model of text alone"])
     chat.check(tokenizer, model_config.vocab_size)
-    window, positions = (getattr(model_config, name, None) for name in ("sliding_window", "max_position_embeddings"))
-    if getattr(model_config, "attn_logit_softcapping", None):
-        raise ConfigError([f"base_model: {config.base_model!r} caps its attention's scores, which we do not compute"])
-    if window and window < config.max_length:
-        raise ConfigError(
-            [f"max_length: {config.base_model!r} attends to the last {window} tokens only; set max_length={window}"]
-        )
+    positions = getattr(model_config, "max_position_embeddings", None)
     if positions and positions < config.max_length:
         raise ConfigError([f"max_length: {config.base_model!r} has {positions} positions; set max_length={positions}"])
-    tokenizer.chat_template = chat.TEMPLATE
+    tokenizer.chat_template = chat.template(tokenizer)
     tokenizer.pad_token_id = chat.pad_id(tokenizer)
     return tokenizer, model_config
 

@@ -70,6 +70,10 @@ def load(config: RunConfig, device: torch.device, cache: Path) -> tuple[Model, T
             kind, trained = model_config.model_type, ", ".join(FAMILIES)
             what = f"{config.base_model!r} is of type {kind}, and strategy=unsloth trains {trained} only"
             raise ConfigError([f"base_model: {what}; set strategy=peft"])
+        window = getattr(model_config, "sliding_window", None)
+        if window and window < config.max_length:  # not by their packed attention
+            what = f"{config.base_model!r} attends to the last {window} tokens only"
+            raise ConfigError([f"max_length: {what}; set max_length={window}, or strategy=peft"])
         model, _ = unsloth.FastLanguageModel.from_pretrained(
             source,
             revision=common.revision_of(config, source),

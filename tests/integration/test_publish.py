@@ -132,7 +132,7 @@ def test_answers_end_and_the_template_is_the_trained_one(published, place, clien
 
     got = Path(snapshot_download(REPO, local_dir=tmp_path / "got"))
     tokenizer = AutoTokenizer.from_pretrained(got)
-    assert tokenizer.chat_template == chat.TEMPLATE
+    assert tokenizer.chat_template == chat.template(tokenizer)
     generation = json.loads((got / "generation_config.json").read_text())
     assert generation["eos_token_id"] == chat.stop_ids(tokenizer)
     assert generation["pad_token_id"] == chat.pad_id(tokenizer)

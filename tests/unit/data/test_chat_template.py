@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from kaggle_lib.config import RunConfig
-from kaggle_lib.data import chat, curate, read
+from kaggle_lib.data import chat, curate, formats, read
 from kaggle_lib.data.read import Message
 from kaggle_lib.errors import ConfigError
 
@@ -110,7 +110,7 @@ def test_control_tokens_stand_where_the_template_has_them(tokenizer):
     parts = [tokenizer.decode(list(ids)) for _, ids in itertools.groupby(made.input_ids, key=control.__contains__)]
     header, end = "<|start_header_id|>", "<|end_header_id|>"
     assert parts == [
-        *(f"<|begin_of_text|>{header}", "system", end, f"\n\n{chat.DATES}", f"<|eot_id|>{header}"),
+        *(f"<|begin_of_text|>{header}", "system", end, f"\n\n{formats.DATES}", f"<|eot_id|>{header}"),
         *("user", end, "\n\nক", f"<|eot_id|>{header}", "assistant", end, "\n\nখ", "<|eot_id|>"),
     ]
 
@@ -129,7 +129,7 @@ def test_template_renders_what_is_trained(tokenizer):
         if system is not None:
             continue
         texts = [{"role": one.role, "content": unicodedata.normalize("NFC", one.content)} for one in messages]
-        how = {"chat_template": chat.TEMPLATE, "tokenize": True, "return_dict": False}
+        how = {"chat_template": chat.template(tokenizer), "tokenize": True, "return_dict": False}
         assert tokenizer.apply_chat_template(texts, **how) == chat.encode(messages, tokenizer, config_of()).input_ids
         prompt = tokenizer.apply_chat_template(texts[:-1], add_generation_prompt=True, **how)
         assert prompt == chat.prompt_ids(messages[:-1], tokenizer, config_of())
@@ -287,15 +287,9 @@ def test_another_familys_tokenizer_is_refused(unknown):
     other = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>")), unk_token=unknown
     )
-    says = "base_model: its tokenizer has no {}, so it is not one of the Llama 3.1 family that this version trains"
-    for call, name in ((chat.pad_id, "<|finetune_right_pad_id|>"), (chat.eot_id, "<|eot_id|>")):
+    for call in (chat.pad_id, chat.eot_id, chat.stop_ids, chat.template):
         with pytest.raises(ConfigError) as told:
             call(other)
-        assert str(told.value) == says.format(name)
-
-
-def test_hash_of_the_template_is_of_its_text():
-    import hashlib
-
-    assert chat.template_hash() == hashlib.sha256(chat.TEMPLATE.encode("utf-8")).hexdigest()
-    assert chat.DATES in chat.TEMPLATE
+        assert str(told.value) == (
+            "base_model: its tokenizer is of no family whose chat template we have: Llama 3, Qwen, Gemma, Mistral"
+        )

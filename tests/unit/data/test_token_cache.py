@@ -146,20 +146,14 @@ def test_row_that_is_set_aside_is_in_the_counts_though_the_kept_rows_are_the_sam
     assert make()[0].counts["set aside: it has 2 fields and the header 4"] == 1
 
 
-def test_same_rows_split_another_way_are_others():
+def test_same_rows_split_another_way_are_others(sample_tokenizer):
     """The ids in a row are the same; only the border between two splits has moved."""
     row = read.Row(0, 2, (read.Message("user", "ক"), read.Message("assistant", "খ")))
     one, two, three = (dataclasses.replace(row, id=n) for n in range(3))
 
-    class Plain:
-        class backend_tokenizer:  # noqa: N801
-            @staticmethod
-            def to_str():
-                return "{}"
-
     config = RunConfig.create({"run": "r", "base_model": "sample", "data": "sample"})
     keys = {
-        tokenise._key(config, Plain, curate.Curated(*splits, counts={}, fingerprint=""))
+        tokenise._key(config, sample_tokenizer, curate.Curated(*splits, counts={}, fingerprint=""))
         for splits in (([one], [two, three], []), ([one], [two], [three]), ([one, two], [], [three]))
     }
     assert len(keys) == 3
@@ -205,7 +199,7 @@ def test_edit_of_the_code_makes_others(make, tmp_path, monkeypatch):
 
 def test_edit_of_the_template_makes_others(make, monkeypatch):
     make()
-    monkeypatch.setattr(chat, "TEMPLATE", chat.TEMPLATE.replace("26 Jul 2024", "27 Jul 2024"))
+    monkeypatch.setattr(chat, "template", lambda tokenizer: "another")
     assert len(make()[1]) == 1
 
 
