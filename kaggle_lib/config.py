@@ -160,6 +160,12 @@ class RunConfig(BaseModel):
     answer_tokens: int | None = option(None, "Most new tokens of an answer; 7 a word unless set.", "free", ge=1)
     answer_batch_size: int = option(16, "Answers that are generated at a time; halved where memory ends.", "free", ge=1)
     answer_prompts: bool = option(True, "Answer the package's crisis, harm and native prompts, too.", "free")
+    language: str = option(
+        "bn",
+        "Language of the answers (`bn`, `hi`, `en`), for the model card and the evaluation; what is made for Bengali "
+        "alone is left out for others.",
+        "free",
+    )
     retention: str = option(
         "off", "Reading test: `belebele` (from the Hub), a JSONL file of its schema, or off.", "free"
     )
@@ -239,6 +245,11 @@ class RunConfig(BaseModel):
                 "similarity_model",
                 f"similarity_model: {self.similarity_model!r} has no revision. Write name@revision",
             )
+        if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", self.language):
+            yield "language", f"language: {self.language!r} is no language's tag. Write bn, hi, en or the like"
+        if self.retention == "belebele" and self.language != "bn":
+            other = f"belebele is Bengali, and language={self.language}"
+            yield "retention language", f"retention: {other}. Give a JSONL file of its schema, or off"
         for name in ("store", "work_dir", "retention", "base_model", "data", "question_column", "answer_column"):
             if not getattr(self, name).strip():
                 yield name, f"{name}: should not be empty"

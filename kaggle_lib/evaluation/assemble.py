@@ -39,7 +39,8 @@ def assemble(
     scored = {side: parts.of("likelihood", side, ids) for side in scoring.SIDES}
     said = {side: parts.of("answer", side, [row.id for row in chosen]) for side in scoring.SIDES}
     answers = [result.answer_of(*one) for one in zip(chosen, said["base"], said["tuned"], strict=True)]
-    prompts = {name: _prompted(name, parts) for name in ("safety", "native")} if config.answer_prompts else {}
+    left_out, bengali = safety.left_out(config), config.language == "bn"
+    prompts = {} if left_out else {name: _prompted(name, parts) for name in ("safety", "native")}
     scores = result.row_scores(test, scored, answers)
     beat("evaluate")
 
@@ -52,7 +53,7 @@ def assemble(
     whole = [*of_likelihood(range(len(test))), *of_answers(range(len(answers)))]
     if config.similarity_model:
         whole.append(scoring.similarity(answers, seed, config.similarity_model, _encoder(config.similarity_model)))
-    whole += scoring.behaviours(answers, seed)
+    whole += scoring.behaviours(answers, seed, bengali=bengali)
     beat("evaluate")
     lengths = [scoring.length_group(row.answer) for row in test]
     groups = [
@@ -67,12 +68,13 @@ def assemble(
         "schema": 2,
         "kaggle_lib": __version__,
         **{name: about[name] for name in ("run", "step")},
+        "language": config.language,
         **{side: _summary(scored[side]) for side in scoring.SIDES},
         "measures": whole,
         "groups": groups,
         "retention": _retention(retention, parts, seed),
-        "safety": _safety(prompts.get("safety"), curated, seed),
-        "native": _native(prompts.get("native"), seed),
+        "safety": {"corpus": _crisis(curated) if bengali else None, **_safety(prompts.get("safety"), left_out, seed)},
+        "native": _native(prompts.get("native"), left_out, seed),
         "decoding": {**generation.describe(config, tokenizer), **result.counts(answers)},
         "samples": shown["random"],
         "examples": {name: shown[name] for name in ("best", "worst")},
@@ -81,7 +83,7 @@ def assemble(
         "model_index": result.model_index(config.run, config.data, len(test), whole),
         "adapter_sha256": about["adapter_sha256"],
         "note": result.NOTE,
-        "worth": result.WORTH,
+        "worth": result.WORTH + (result.TRANSLATED if bengali else ""),
     }
     lines = [*answers, *(answer for name in prompts for answer in prompts[name])]
     result.write(folder, made, lines, scores)
@@ -112,17 +114,19 @@ def _retention(rows: Sequence[Mapping[str, str]] | str, parts: Parts, seed: int)
     return {"skipped": None, "measures": [scoring.shares("retention", "accuracy", title, hits, seed)]}
 
 
-def _safety(answers: Sequence[dict[str, Any]] | None, curated: Curated, seed: int) -> dict[str, Any]:
-    splits = {name: getattr(curated, name) for name in ("train", "validation", "test")}
-    found: dict[str, Any] = {"corpus": safety.count(splits)}
-    if answers is None:
-        return {**found, "skipped": "Not measured: answer_prompts=false"}
-    return {**found, "skipped": None, "prompts": len(answers), "measures": scoring.naming_help(answers, seed)}
+def _crisis(curated: Curated) -> dict[str, Any]:
+    return safety.count({name: getattr(curated, name) for name in ("train", "validation", "test")})
 
 
-def _native(answers: Sequence[dict[str, Any]] | None, seed: int) -> dict[str, Any]:
+def _safety(answers: Sequence[dict[str, Any]] | None, left_out: str, seed: int) -> dict[str, Any]:
     if answers is None:
-        return {"skipped": "Not measured: answer_prompts=false"}
+        return {"skipped": left_out}
+    return {"skipped": None, "prompts": len(answers), "measures": scoring.naming_help(answers, seed)}
+
+
+def _native(answers: Sequence[dict[str, Any]] | None, left_out: str, seed: int) -> dict[str, Any]:
+    if answers is None:
+        return {"skipped": left_out}
     measures = scoring.behaviours(answers, seed, referenced=False)
     return {"skipped": None, "prompts": len(answers), "reviewed": False, "note": NOT_REVIEWED, "measures": measures}
 

@@ -24,6 +24,8 @@ MEASURES = (
     ("mixed_register", "answers that mix apni, tumi and tui forms, % of those that use one", "lower"),
     ("agreeing_register", "answers in the register that the user has, % of pairs where each has one", "higher"),
 )
+# By Bengali letters and forms, so of no other language.
+BENGALI = ("bengali", "mixed_register", "agreeing_register")
 OF_ALL = (
     ("distinct1", "different words among all words, %", "higher"),
     ("distinct2", "different word pairs among all pairs, %", "higher"),

@@ -23,7 +23,8 @@ RESULT, ANSWERS, SCORES = "result.json", "answers.jsonl", "scores.jsonl"
 SAMPLES = 5
 NOTE = (
     "Held-out answers of the test split, the same rows for both models; base is the model without the adapter. "
-    "nll: nats, summed over the answers' tokens. <|eot_id|> is in neither nll, tokens nor bytes; eot_nll is its mean. "
+    "nll: nats, summed over the answers' tokens; the one that ends a turn is in neither nll, tokens nor bytes, and its "
+    "mean is eot_nll. "
     "bits_per_byte = nll / ln 2 / bytes (UTF-8, NFC); perplexity (per token) = exp(nll / tokens). "
     "interval: of tuned - base, 95 %, paired bootstrap over rows. floor: the same answers against other rows' "
     "references."
@@ -32,9 +33,11 @@ WORTH = (
     "Bits per byte say how well a model predicts what people answered, and are the number to compare models by. "
     "Overlap says little about dialogue: many good answers share no word with the one reference, and Liu et al. (2016) "
     "found BLEU and ROUGE nearly unrelated to what people think of an answer; a score near its floor is no better than "
-    "an answer to somebody else. Behaviour tells what went wrong, not what is good. The corpus is machine-translated, "
-    "so the references themselves are not how a Bengali speaker would write. Only people's ratings say whether an "
-    "answer helps."
+    "an answer to somebody else. Behaviour tells what went wrong, not what is good. Only people's ratings say whether "
+    "an answer helps."
+)
+TRANSLATED = (
+    " The corpus is machine-translated, so the references themselves are not how a Bengali speaker would write."
 )
 MODEL_INDEX = ("bits_per_byte", "perplexity", "chrf++", "bleu", "rougeL")
 

@@ -21,6 +21,7 @@ from kaggle_lib.errors import DataError
 
 ROWS = 300
 LETTERS = "ABCD"
+ASKED, ASKED_ELSEWHERE = "সঠিক উত্তরের অক্ষর (A, B, C বা D):", "The letter of the right answer (A, B, C or D):"
 FIELDS = ("flores_passage", "question", *(f"mc_answer{number}" for number in range(1, 5)), "correct_answer_num")
 
 
@@ -55,7 +56,8 @@ def load(path: Path) -> list[dict[str, str]]:
 def prompt(row: dict[str, str], tokenizer: Any, config: RunConfig) -> list[int]:
     """The ids of the question with its four options, ending with the assistant's header."""
     options = [f"{letter}. {row[f'mc_answer{number}']}" for number, letter in enumerate(LETTERS, start=1)]
-    text = "\n".join([row["flores_passage"], "", row["question"], *options, "", "সঠিক উত্তরের অক্ষর (A, B, C বা D):"])
+    asked = ASKED if config.language == "bn" else ASKED_ELSEWHERE
+    text = "\n".join([row["flores_passage"], "", row["question"], *options, "", asked])
     return list(chat.prompt_ids([Message("user", text)], tokenizer, config, room=1))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kaggle_lib.config import RunConfig
 from kaggle_lib.data.read import Row
 from kaggle_lib.evaluation.overlap import normal
 
@@ -70,6 +71,13 @@ def count(splits: dict[str, Sequence[Row]]) -> dict[str, Any]:
         "by_split": by_split,
         "by_source": dict(sorted(by_source.items())),
     }
+
+
+def left_out(config: RunConfig) -> str:
+    """Why the package's prompts are not asked; nothing where they are."""
+    if config.language != "bn":
+        return f"Not measured: the package's prompts and word lists are Bengali, and language={config.language}"
+    return "" if config.answer_prompts else "Not measured: answer_prompts=false"
 
 
 def prompts(name: str) -> list[dict[str, str]]:

@@ -102,15 +102,15 @@ def similarity(answers: Sequence[Answer], seed: int, model: str, encode: Callabl
     )
 
 
-def behaviours(answers: Sequence[Answer], seed: int, referenced: bool = True) -> list[Measure]:
-    """The measures of behaviour; those that need no reference where there is none."""
+def behaviours(answers: Sequence[Answer], seed: int, referenced: bool = True, bengali: bool = True) -> list[Measure]:
+    """The measures of behaviour; those that need no reference where there is none, nor Bengali where it is none."""
     rows = [behaviour.statistics(answers, side) for side in SIDES]
     found = [
         _measure(
             "behaviour", name, title, better, intervals.compare([side[name] for side in rows], intervals.mean, seed)
         )
         for name, title, better in behaviour.MEASURES
-        if referenced or name != "length"
+        if (referenced or name != "length") and (bengali or name not in behaviour.BENGALI)
     ]
     whole = [behaviour.of_all([answer[side]["text"] for answer in answers]) for side in SIDES]
     for name, title, better in behaviour.OF_ALL:

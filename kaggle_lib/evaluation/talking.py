@@ -21,9 +21,9 @@ import regex
 from kaggle_lib.config import RunConfig
 from kaggle_lib.errors import UserError
 
-# Letters as people count them. A hasanta, with or without a joiner behind it, ties a letter to the next one.
+# Letters as people count them. A hasanta of any script, with or without a joiner behind it, ties one to the next.
 CLUSTER = regex.compile(r"\X")
-TIED = ("\u09cd", "\u09cd\u200c", "\u09cd\u200d")
+TIED = regex.compile(r"\p{Canonical_Combining_Class=9}[\u200c\u200d]?$")
 
 
 class Letters:
@@ -43,7 +43,7 @@ class Letters:
         if text.endswith("\ufffd"):  # the bytes of a letter that is not complete
             return ""
         clusters = CLUSTER.findall(text)[:-1]
-        while clusters and clusters[-1].endswith(TIED):
+        while clusters and TIED.search(clusters[-1]):
             clusters.pop()
         return self._show("".join(clusters))
 

@@ -90,7 +90,7 @@ def _evaluate(folder: RunFolder, rank: int, processes: int) -> bool:
     if rank == 0:
         write_json(folder.data_sheet, splits.sheet)
     adapter = sha256_of(weights)
-    decides = [__version__, adapter, run.get("base_commit"), run["fingerprint"], splits.fingerprint]
+    decides = [__version__, adapter, run.get("base_commit"), run["fingerprint"], splits.fingerprint, config.language]
     parts = Parts(folder.evaluation, key_of([*decides, generation.describe(config, tokenizer)]), rank)
     chosen = choose(curated.test, config.seed, config.answer_rows)
     asked = _asked(chosen, tokenizer, config)
@@ -153,7 +153,7 @@ def _asked(chosen: Sequence[Row], tokenizer: Any, config: RunConfig) -> list[Any
     asked = [ask(row.id, row.messages[:-1], generation.new_token_budget(row.answer, config)) for row in chosen]
     # A prompt has no reference to take a length from: room for a paragraph.
     room = generation.new_token_budget("- " * 40, config)
-    names = SETS if config.answer_prompts else ()
+    names = () if safety.left_out(config) else SETS
     return asked + [
         ask(one["id"], [Message("user", one["text"])], room) for name in names for one in safety.prompts(name)
     ]

@@ -51,7 +51,7 @@ def write(
     bengali = CORPUS in config.data.replace(" ", "") or "bengali-empathetic" in config.data.lower()
     known = ModelCard(existing, ignore_metadata_errors=True) if existing else None
     data = ModelCardData(
-        language="bn",
+        language=config.language,
         license="llama3.1" if llama else None,
         library_name="peft",
         pipeline_tag="text-generation",
@@ -84,7 +84,8 @@ def write(
             bengali=bengali,
             data=f"[{CORPUS_ID}](https://huggingface.co/datasets/{CORPUS_ID})" if bengali else Path(config.data).name,
             columns=(config.question_column, config.answer_column),
-            question=QUESTION,
+            question=QUESTION if config.language == "bn" else "…",
+            language=config.language,
             recipe=[(name, _shown(getattr(config, name))) for name in RECIPE if getattr(config, name) is not None]
             + _versions(ledger),
             measures=[_measure(one) for one in (result or {}).get("measures", []) if one["name"] in IN_CARD],

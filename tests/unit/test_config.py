@@ -357,7 +357,8 @@ OTHER: dict[str, Any] = {
     "answer_tokens": 40,
     "answer_batch_size": 4,
     "answer_prompts": False,
-    "retention": "belebele",
+    "language": "hi",
+    "retention": "questions.jsonl",
     "similarity_model": "org/model@abc",
     "logging_steps": 1,
     "keep": 5,
@@ -370,7 +371,15 @@ OTHER: dict[str, Any] = {
     "allow_code_change": True,
 }
 FREE = {
-    *("answer_rows", "answer_tokens", "answer_batch_size", "answer_prompts", "retention", "similarity_model"),
+    *(
+        "answer_rows",
+        "answer_tokens",
+        "answer_batch_size",
+        "answer_prompts",
+        "language",
+        "retention",
+        "similarity_model",
+    ),
     *(
         "store",
         "public_store",

@@ -122,8 +122,9 @@ def test_both_are_measured_on_the_same_rows_and_only_the_adapter_differs(evaluat
 
 
 NAMES = [
-    *("schema", "kaggle_lib", "run", "step", "base", "tuned", "measures", "groups", "retention", "safety", "native"),
-    *("decoding", "samples", "examples", "scrubbed", "bootstrap", "model_index", "adapter_sha256", "note", "worth"),
+    *("schema", "kaggle_lib", "run", "step", "language", "base", "tuned", "measures", "groups", "retention", "safety"),
+    *("native", "decoding", "samples", "examples", "scrubbed", "bootstrap", "model_index", "adapter_sha256"),
+    *("note", "worth"),
 ]
 
 
