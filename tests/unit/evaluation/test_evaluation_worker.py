@@ -16,7 +16,7 @@ from kaggle_lib.config import RunConfig
 from kaggle_lib.data import chat, curate, read, tokenise
 from kaggle_lib.errors import DataError, UserError
 from kaggle_lib.evaluation import likelihood, overlap, retention, safety, scoring, worker
-from kaggle_lib.evaluation.result import NOTE, WORTH
+from kaggle_lib.evaluation.result import NOTE, TRANSLATED, WORTH
 from kaggle_lib.files import sha256_of, write_json
 from kaggle_lib.presets import read_preset
 from kaggle_lib.runs import events
@@ -136,7 +136,7 @@ def test_result_says_what_it_is_of(evaluated):
     folder, run_config, result = evaluated
     assert list(result) == NAMES
     assert (result["schema"], result["run"], result["step"]) == (2, "a", 60)
-    assert (result["note"], result["worth"]) == (NOTE, WORTH)
+    assert (result["note"], result["worth"]) == (NOTE, WORTH + TRANSLATED)
     assert result["adapter_sha256"] == sha256_of(folder.adapter / "adapter_model.safetensors")
     assert result["decoding"]["method"] == "greedy"
     assert set(result["decoding"]["ended_by_budget"]) == set(result["decoding"]["letters_trimmed"]) == {"base", "tuned"}
