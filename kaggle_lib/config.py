@@ -161,10 +161,7 @@ class RunConfig(BaseModel):
     answer_batch_size: int = option(16, "Answers that are generated at a time; halved where memory ends.", "free", ge=1)
     answer_prompts: bool = option(True, "Answer the package's crisis, harm and native prompts, too.", "free")
     language: str = option(
-        "bn",
-        "Language of the answers (`bn`, `hi`, `en`), for the model card and the evaluation; what is made for Bengali "
-        "alone is left out for others.",
-        "free",
+        "bn", "Language of the answers; what the evaluation has for Bengali alone is left out for others.", "free"
     )
     retention: str = option(
         "off", "Reading test: `belebele` (from the Hub), a JSONL file of its schema, or off.", "free"
@@ -241,23 +238,18 @@ class RunConfig(BaseModel):
         if self.fork_from is not None and (not fork or fork[1] == self.run):
             yield "fork_from", f"fork_from: {self.fork_from!r} names no checkpoint of another run. Write run@step"
         if self.similarity_model is not None and not re.fullmatch(r"[^@\s]+@[^@\s]+", self.similarity_model):
-            yield (
-                "similarity_model",
-                f"similarity_model: {self.similarity_model!r} has no revision. Write name@revision",
-            )
+            unfixed = f"{self.similarity_model!r} has no revision. Write name@revision"
+            yield "similarity_model", f"similarity_model: {unfixed}"
         if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", self.language):
             yield "language", f"language: {self.language!r} is no language's tag. Write bn, hi, en or the like"
         if self.retention == "belebele" and self.language != "bn":
-            other = f"belebele is Bengali, and language={self.language}"
-            yield "retention language", f"retention: {other}. Give a JSONL file of its schema, or off"
+            yield "retention language", "retention: belebele is Bengali. Give a JSONL file of that language, or off"
         for name in ("store", "work_dir", "retention", "base_model", "data", "question_column", "answer_column"):
             if not getattr(self, name).strip():
                 yield name, f"{name}: should not be empty"
         if self.validation_fraction + self.test_fraction >= 1:
-            yield (
-                "validation_fraction test_fraction",
-                "validation_fraction: with test_fraction it leaves no rows to train on",
-            )
+            none_left = "validation_fraction: with test_fraction it leaves no rows to train on"
+            yield "validation_fraction test_fraction", none_left
         if self.early_stopping_patience and not (self.eval_steps and self.validation_fraction):
             yield (
                 "early_stopping_patience eval_steps validation_fraction",
