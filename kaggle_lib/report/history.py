@@ -14,8 +14,9 @@ def fuller(ledger: Sequence[Record], happened: Sequence[Event]) -> list[Record]:
     what it did after its last save, which is lost."""
     found = []
     for one in ledger:
-        own = [event for event in happened if event["session"] == one["id"]]
-        if one["ended_because"] == "killed" and own and own[-1]["time"] > (one.get("last_event") or one["started"]):
+        killed = one["ended_because"] == "killed"
+        own = [event for event in happened if killed and event["session"] == one["id"]]
+        if own and own[-1]["time"] > (one.get("last_event") or one["started"]):
             one = close_killed(record(own), own[-1]["time"])
         found.append(one)
     return found
