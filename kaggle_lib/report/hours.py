@@ -66,7 +66,7 @@ def against_plan(
     unit, size = ("Hours", 3600) if rate else ("Minutes", 60)
     length = (config.session_hours or KAGGLE_HOURS) - plan.START_MINUTES / 60
     done = last["step"] >= total_steps
-    until = f"so far, until step {last['step']:,} of {total_steps:,}"
+    until = f"until step {last['step']:,} of {total_steps:,}"
     spent = sum(one["seconds"]["training"] for one in trained) / size
     rows.append((f"{unit} of training", hours, spent, "steps done again, too" if done else until, ",.2f"))
     sessions = math.ceil(hours / length) if hours and length > 0 else None

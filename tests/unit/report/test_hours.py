@@ -69,8 +69,8 @@ def test_plan_against_fact_by_hand():
     assert (planned, was) == (f"{expected['tokens_per_second']:,.0f}", "500")  # 1,000,000 tokens in 2,000 s
     assert note.startswith("projection: ")
     hours_planned = 1000 * 2000 / expected["tokens_per_second"] / 3600
-    assert found["Hours of training"] == (f"{hours_planned:.2f}", "0.56", "so far, until step 500 of 1,000")
-    assert found["Sessions that train"] == ("1", "1", "so far, until step 500 of 1,000")
+    assert found["Hours of training"] == (f"{hours_planned:.2f}", "0.56", "until step 500 of 1,000")
+    assert found["Sessions that train"] == ("1", "1", "until step 500 of 1,000")
     assert found["Minutes to the first step"] == ("12.0", "5.0", "planned: assumed; was: the median")
     assert found["Checkpoint, MB"][1] == "108.0" and found["Seconds a save"][1] == "2.50"
     assert found["Memory of a GPU, GiB"][1] == "9.0"

@@ -271,6 +271,16 @@ def test_a_failed_session_and_a_killed_one_say_so_first(tmp_path):
     )
 
 
+def test_a_killed_session_that_sent_less_than_it_did_is_shown_whole(tmp_path):
+    folder, records = fake_run(tmp_path / "r")
+    whole = built(folder, records)
+    own = list(events.read(folder.events / f"{records[0]['id']}.jsonl"))
+    saved = next(place for place, event in enumerate(own) if event["event"] == "save" and event["step"] == 60)
+    sent = ledger.record(own[: saved + 1])
+    assert sent["seconds"]["training"] < records[0]["seconds"]["training"]
+    assert built(folder, [ledger.close_killed(sent, sent["last_event"]), *records[1:]]) == whole
+
+
 def at(second):
     return f"2026-11-25T10:{second // 60:02d}:{second % 60:02d}.000Z"
 
