@@ -73,7 +73,7 @@ def test_page_tells_the_whole_run(run):
     folder, records = run
     text = Text(built(folder, records)).text
     for told in (
-        "finished 2026-11-25 10:00 to 2026-11-25 13:00 UTC bengali-demo",
+        "finished 2026-11-25 10:00 to 2026-11-25 13:00 UTC Bit for bit bengali-demo",
         "The tuned model needs 1.500 bits per byte; lower is better The base model needs 2.000, on the same 22",
         "held-out answers: 25.0 % fewer . This evaluation has no interval.",
         "Bits per byte of the answers' UTF-8; does not depend on the tokenizer 2.000 1.500 −25.0 %",
