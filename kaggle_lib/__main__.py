@@ -229,10 +229,23 @@ def publish(
     base: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="The base model's Hub id, where it was a folder.")
     ] = None,
+    form: Annotated[
+        str, typer.Option(metavar="FORM", help="adapter; merged: 16-bit weights; gguf: for llama.cpp and Ollama.")
+    ] = "adapter",
+    quantization: Annotated[
+        str, typer.Option(metavar="KIND", help="Of a GGUF file: f16, bf16, q8_0, or q6_k, q5_k_m, q4_k_m, q4_k_s.")
+    ] = "q8_0",
+    scratch: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Where a form is made; the run folder by itself.")
+    ] = None,
+    llama_cpp: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="llama.cpp's folder; ~/.unsloth/llama.cpp by itself.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Publish a finished run's adapter with its card, evaluation and report to the Hub's `main`, in one commit."""
-    _call(functools.partial(api.publish, to=to, public=public, base=base), preset, config, set_, as_json)
+    """Publish a finished run's result with its card, evaluation and report to the Hub's `main`, in one commit."""
+    call = functools.partial(api.publish, to=to, public=public, base=base, form=form, quantization=quantization)
+    _call(functools.partial(call, scratch=scratch, llama_cpp=llama_cpp), preset, config, set_, as_json)
 
 
 rate = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="People rate the answers, blind.")

@@ -118,15 +118,22 @@ def publish(
     to: str | None = None,
     public: bool = False,
     base: str | None = None,
+    form: str = "adapter",
+    quantization: str = "q8_0",
+    scratch: str | None = None,
+    llama_cpp: str | None = None,
     **values: object,
 ) -> Published:
     """Publish a finished run to the Hub's `main`: adapter, tokenizer, generation config, card, evaluation, report, in
     one commit. `to`: the repo (user/name), the store's own unless given; `base`: the base model's Hub id, where the run
-    had it from a folder. Raises NotFinished.
+    had it from a folder. `form`: adapter, merged (16-bit weights) or gguf, of that `quantization`; a form is made in
+    the folder `scratch`, the run folder unless given, and a GGUF file by llama.cpp in the folder `llama_cpp`. Raises
+    NotFinished.
     """
-    from kaggle_lib.report.publish import publish
+    from kaggle_lib.report.publish import Making, publish
 
-    return publish(gather(preset, config, values), to=to, public=public, base=base, say=_say)
+    making = Making(form, quantization, scratch, llama_cpp)
+    return publish(gather(preset, config, values), to=to, public=public, base=base, making=making, say=_say)
 
 
 def rate_build(

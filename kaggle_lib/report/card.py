@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from kaggle_lib import __version__
 from kaggle_lib.config import RunConfig
 from kaggle_lib.report.page import claim
+from kaggle_lib.runs.export import Export
 from kaggle_lib.runs.ledger import Record, goodput
 
 BEGIN = "<!-- written by kaggle_lib from the run; what stands outside of these marks is kept -->"
@@ -25,6 +26,7 @@ CORPUS = "BengaliEmpatheticConversationsCorpus"
 CORPUS_ID = "rasel-harun/BengaliEmpatheticConversationsCorpus"
 QUESTION = "গতকাল আমার সবচেয়ে কাছের বন্ধু শহর ছেড়ে চলে গেল।"
 IN_CARD = ("bits_per_byte", "perplexity", "chrf++", "bleu", "rougeL", "length", "distinct2", "mixed_register")
+LIBRARIES: dict[str, str | None] = {"adapter": "peft", "merged": "transformers", "gguf": None}
 RECIPE = (
     *("strategy", "quantization", "precision", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
     *("train_batch_size", "max_length", "epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_ratio"),
@@ -43,9 +45,12 @@ def write(
     ledger: Sequence[Record],
     result: Mapping[str, Any] | None,
     existing: str | None = None,
+    form: str = "adapter",
+    made: Export | None = None,
 ) -> ModelCard:
-    """The card of the run's adapter for `repo`. `base`: the base model's Hub id, or None where it has none; `commit`:
+    """The card of the run's result for `repo`. `base`: the base model's Hub id, or None where it has none; `commit`:
     the one it was trained on. `result`: the evaluation's, if there is one. `existing`: the card that is there.
+    `form`: what is published; `made`: its files and how it compares, where it is not the adapter.
     """
     llama = "llama" in (base or "").lower()
     bengali = CORPUS in config.data.replace(" ", "") or "bengali-empathetic" in config.data.lower()
@@ -53,12 +58,13 @@ def write(
     data = ModelCardData(
         language=config.language,
         license="llama3.1" if llama else None,
-        library_name="peft",
+        library_name=LIBRARIES[form],
         pipeline_tag="text-generation",
         base_model=base,
-        base_model_relation="adapter" if base else None,
+        # The Hub's words. Its `merge` is of several models, its `quantized` of the very model that is named.
+        base_model_relation=("adapter" if form == "adapter" else "finetune") if base else None,
         datasets=[CORPUS_ID] if bengali else None,
-        tags=["lora", "kaggle_lib", *(["llama"] if llama else [])],
+        tags=["lora", "kaggle_lib", *(["llama"] if llama else []), *([form] if form == "gguf" else [])],
     )
     if result and result.get("model_index"):
         data["model-index"] = result["model_index"]
@@ -73,6 +79,11 @@ def write(
         .get_template("card.md")
         .render(
             repo=repo,
+            form=form,
+            compared=made.compared if made else None,
+            gguf=next((path.name for path in made.folder.glob("*.gguf")), "") if made else "",
+            quantized=config.quantization != "none",
+            system=json.dumps(config.system_prompt, ensure_ascii=False) if config.system_prompt else "",
             run=config.run,
             version=__version__,
             base=f"[{base}](https://huggingface.co/{base})" if base else "a base model that is not on the Hub",

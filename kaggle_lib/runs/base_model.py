@@ -33,7 +33,7 @@ def commit_of(config: RunConfig) -> str:
     huggingface_hub is offline. Raises UserError where there is none, or it may not be read."""
     with _explained(config):
         if _offline():
-            return _cached(config, config.revision).name
+            return cached(config, config.revision).name
         return str(_look(config, config.revision).sha)
 
 
@@ -41,7 +41,7 @@ def fetch(config: RunConfig, commit: str, say: Callable[[str], None]) -> None:
     """Bring the model's files at `commit` to huggingface_hub's cache. Raises UserError where that cannot be done."""
     with _explained(config):
         if _offline():
-            _cached(config, commit)
+            cached(config, commit)
             return
         from httpx import HTTPError
         from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
@@ -53,7 +53,7 @@ def fetch(config: RunConfig, commit: str, say: Callable[[str], None]) -> None:
         except (HTTPError, OSError) as error:
             if isinstance(error, errors.HfHubHTTPError) and error.response.status_code < 500:
                 raise
-            _cached(config, commit)  # of this very commit, so it cannot be stale
+            cached(config, commit)  # of this very commit, so it cannot be stale
             say(f"The Hub does not answer ({type(error).__name__}): taking {config.base_model} from the cache.")
             return
         sizes = {one.rfilename: one.size or 0 for one in info.siblings or []}
@@ -103,7 +103,7 @@ def _look(config: RunConfig, revision: str | None) -> ModelInfo:
     return HfApi(token=_token()).model_info(config.base_model, revision=revision, timeout=SECONDS, files_metadata=True)
 
 
-def _cached(config: RunConfig, revision: str | None) -> Path:
+def cached(config: RunConfig, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(config.base_model, revision=revision, local_files_only=True))

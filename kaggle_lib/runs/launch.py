@@ -94,10 +94,11 @@ def environment(processes: int) -> dict[str, str]:
 class Workers:
     """One launch of a worker module over a run folder; its output goes to `worker.log` there.
 
-    Start it from the main thread: the parent-death signal follows the thread that forked.
+    Start it from the main thread: the parent-death signal follows the thread that forked. `every_gpu`: one process
+    sees them all, for a model that is spread over them.
     """
 
-    def __init__(self, module: str, folder: RunFolder, processes: int) -> None:
+    def __init__(self, module: str, folder: RunFolder, processes: int, *, every_gpu: bool = False) -> None:
         self.folder = folder
         folder.clear_requests()
         self.log_path = folder.root / "worker.log"
@@ -110,7 +111,7 @@ class Workers:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment(processes),
+                env=environment(0 if every_gpu else processes),
                 start_new_session=True,
             )
 
