@@ -7,6 +7,7 @@ the keys that are generated.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def write(
     known = ModelCard(existing, ignore_metadata_errors=True) if existing else None
     data = ModelCardData(
         language=config.language,
-        license="llama3.1" if llama else None,
+        license=_license((base or "").lower()),
         library_name=LIBRARIES[form],
         pipeline_tag="text-generation",
         base_model=base,
@@ -92,6 +93,8 @@ def write(
             step=step,
             total_steps=total_steps,
             llama=llama,
+            # transformers' default attention leaves Gemma 2's caps out.
+            eager="gemma-2-" in (base or "").lower(),
             bengali=bengali,
             data=f"[{CORPUS_ID}](https://huggingface.co/datasets/{CORPUS_ID})" if bengali else Path(config.data).name,
             columns=(config.question_column, config.answer_column),
@@ -109,6 +112,12 @@ def write(
     generated = f"{BEGIN}\n{text.strip()}\n{END}"
     body = _merged(known.text if known else "", generated, config.run)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n")
+
+
+def _license(base: str) -> str | None:
+    """The Hub's name of the licence that the base model's name tells; None: it does not."""
+    llama = re.search(r"llama-?([2-4](?:\.\d)?)", base)
+    return f"llama{llama[1]}" if llama else "gemma" if "gemma" in base else None
 
 
 def _merged(before: str, generated: str, run: str) -> str:

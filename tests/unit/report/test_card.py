@@ -1,4 +1,4 @@
-"""The model card of a run whose answers are not Bengali says nothing that is true of Bengali alone."""
+"""The model card of other languages and other base models says nothing that is true of Bengali or Llama alone."""
 
 from huggingface_hub import ModelCard
 
@@ -21,6 +21,20 @@ def test_another_language_is_named_and_nothing_is_bengali():
     for word in ("Bengali", "machine-translated", "Built with Llama", "harmful prompts"):
         assert word not in made.text, word
     assert "It is not a clinician" in made.text
+
+
+def test_the_licence_is_the_base_models_and_gemma_2_is_loaded_with_its_caps():
+    for base, licence in {
+        "meta-llama/Llama-3.1-8B-Instruct": "llama3.1",
+        "meta-llama/Llama-3.2-1B-Instruct": "llama3.2",
+        "meta-llama/Meta-Llama-3-8B-Instruct": "llama3",
+        "google/gemma-2-2b-it": "gemma",
+        "google/gemma-3-1b-it": "gemma",
+        "Qwen/Qwen2.5-0.5B-Instruct": None,
+    }.items():
+        made = card_of(base_model=base)
+        assert made.data.to_dict().get("license") == licence, base
+        assert ('attn_implementation="eager")' in made.text) == ("gemma-2-" in base), base
 
 
 def test_bengali_is_as_it_was():
