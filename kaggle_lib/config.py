@@ -28,6 +28,7 @@ HUB = "hf://"
 # May a later session of the same run change it? "same": it must be equal, because the weights depend on it.
 # "free": it may change and changes no bit of the weights (`processes`: equal to rounding, which is said).
 Policy = Literal["same", "free"]
+Tracker = Literal["none", "tensorboard", "trackio", "wandb", "mlflow"]
 
 
 def option(default: Any, description: str, policy: Policy, **limits: Any) -> Any:
@@ -163,11 +164,10 @@ class RunConfig(BaseModel):
     language: str = option(
         "bn", "Language of the answers; what the evaluation has for Bengali alone is left out for others.", "free"
     )
-    retention: str = option(
-        "off", "Reading test: `belebele` (from the Hub), a JSONL file of its schema, or off.", "free"
-    )
+    retention: str = option("off", "Reading test: `belebele` (of the Hub), a JSONL file like it, or off.", "free")
     similarity_model: str | None = option(None, "Embedding model `name@revision` to compare answers by.", "free")
     logging_steps: int = option(10, "A line of progress every so many steps.", "free", ge=1)
+    report_to: Tracker = option("none", "Where else the curve is written: each step once, over all sessions.", "free")
     keep: int = option(2, "Checkpoints that stay in the run folder and on the store.", "free", ge=1)
     keep_best: bool = option(True, "Save at each new best validation, and keep that checkpoint, too.", "free")
 

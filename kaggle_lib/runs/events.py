@@ -86,6 +86,25 @@ def parse(content: bytes) -> Iterator[Event]:
             yield event
 
 
+class Tail:
+    """What is appended to one file of events."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._offset = path, 0
+
+    def new(self) -> list[Event]:
+        """The events since the last call, from the file's beginning at first; half a line waits for its end."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                content = file.read()
+        except FileNotFoundError:
+            return []
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return list(parse(whole))
+
+
 def read_all(folder: Path) -> list[Event]:
     """All sessions' events in the order in which they happened (session ids begin with their start time)."""
     return [event for path in sorted(folder.glob("*.jsonl")) for event in read(path)]

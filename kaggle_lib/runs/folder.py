@@ -83,6 +83,11 @@ class RunFolder:
         return self.root / "hooks.py"
 
     @property
+    def tracking(self) -> Path:
+        """What `report_to` writes on this machine; made anew from the events where it is gone."""
+        return self.root / "tracking"
+
+    @property
     def data_sheet(self) -> Path:
         """What the corpus was and what became of each row; written by the worker that has tokenised it."""
         return self.root / "data.json"

@@ -146,21 +146,31 @@ class Workers:
 
     def end(self) -> None:
         """SIGKILL for the launcher and every descendant; returns when the launcher is gone."""
-        # Descendants are looked up first: they change parents when the launcher dies.
-        for pid in [*descendants(self.process.pid), self.process.pid]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        self.process.wait()
+        end_all(self.process)
 
-    def last_lines(self, count: int = 15) -> str:
+    def last_lines(self) -> str:
         """The end of the workers' output, for an error message."""
+        return last_lines(self.log_path, 15)
+
+
+def end_all(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL for a process and every descendant; returns when it is gone."""
+    # Descendants are looked up first: they change parents when the process dies.
+    for pid in [*descendants(process.pid), process.pid]:
         try:
-            lines = self.log_path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-        except FileNotFoundError:
-            return ""
-        return "\n".join([line for line in lines if line.strip()][-count:])
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def last_lines(path: Path, count: int) -> str:
+    """The last lines that say something; "" where there is no such file."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+    except FileNotFoundError:
+        return ""
+    return "\n".join([line for line in lines if line.strip()][-count:])
 
 
 def visible_gpus() -> list[str]:

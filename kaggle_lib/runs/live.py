@@ -13,7 +13,7 @@ from kaggle_lib.session.where import where
 
 EVERY_SECONDS = 1.0
 POINTS, WIDTH, HEIGHT = 150, 636, 70
-GRID = "display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:6px 12px"
+GRID = "display:grid;grid-template-columns:repeat(auto-fill,minmax(min(200px,45%),1fr));gap:6px 12px"
 BAR = "height:6px;border-radius:3px;background:rgba(128,128,128,.3);margin:6px 0 10px"
 
 
@@ -75,7 +75,8 @@ def html(title: str, facts: Mapping[str, str], share: float, losses: Sequence[fl
         for name, value in facts.items()
     )
     return (
-        '<div style="max-width:640px;margin:8px;font-variant-numeric:tabular-nums;line-height:1.4">'
+        '<div style="max-width:640px;margin:8px;font-variant-numeric:tabular-nums;line-height:1.4;'
+        'overflow-wrap:anywhere">'
         f"<b>{escape(title)}</b>"
         f'<div style="{BAR}"><div style="width:{100 * share:.1f}%;height:100%;border-radius:3px;background:#3b7dd8">'
         f'</div></div><div style="{GRID}">{cells}</div>{curve(losses)}</div>'
@@ -93,6 +94,7 @@ def curve(losses: Sequence[float]) -> str:
     line = " ".join(f"{across * k:.1f},{(high - loss) * up:.1f}" for k, loss in enumerate(points))
     return (
         f'<div style="opacity:.65;font-size:85%;margin-top:8px">loss in this session, {high:.2f} to {low:.2f}</div>'
-        f'<svg width="{WIDTH}" height="{HEIGHT + 4}" viewBox="-2 -2 {WIDTH + 4} {HEIGHT + 4}">'
-        f'<polyline points="{line}" fill="none" stroke="#3b7dd8" stroke-width="1.5"/></svg>'
+        f'<svg width="100%" height="{HEIGHT + 4}" viewBox="-2 -2 {WIDTH + 4} {HEIGHT + 4}" preserveAspectRatio="none">'
+        f'<polyline points="{line}" fill="none" stroke="#3b7dd8" stroke-width="1.5" '
+        'vector-effect="non-scaling-stroke"/></svg>'
     )

@@ -1,19 +1,20 @@
-"""What the session shows of its workers, read from their events: a line every `logging_steps`, or a live view."""
+"""What the session shows of its workers, read from their events: lines or a live view; and what it warns of."""
 
 from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from kaggle_lib.config import RunConfig
-from kaggle_lib.runs import events
+from kaggle_lib.runs import events, spikes
 from kaggle_lib.runs.live import Live
 
 Say = Callable[[str], None]
 PHASES = {"load": "loading", "train": "training"}
 BITS = "bits per byte"  # of the validation; a log has a line of its own for it
+FIRST_LINES, SECONDS_A_LINE = 20, 120.0
 RECENT = 50  # steps that rate and time left are measured over
 
 
@@ -32,9 +33,11 @@ class Progress:
         left: Callable[[], float | None],
         stored: Callable[[], int | None],
         live: Live | None = None,
+        warn: Say = lambda message: None,
     ) -> None:
-        self.path, self.config, self.say, self.left, self.stored, self.live = path, config, say, left, stored, live
-        self.offset = 0
+        self.config, self.say, self.left, self.stored, self.live, self.warn = config, say, left, stored, live, warn
+        self._tail = events.Tail(path)
+        self._seen, self._all_losses = 0, list[float]()
         self.slowest: dict[str, float] = {}
         self.state = "starting"
         self.ended = False
@@ -44,7 +47,21 @@ class Progress:
         self.evaluated = 0
         self.validation = ""
         self._steps: deque[events.Event] = deque(maxlen=RECENT)
+        self._said: dict[str, list[str]] = {"step": [], "evaluation": []}
         self._seconds: dict[str, deque[float]] = {kind: deque(maxlen=5) for kind in ("save", "evaluation")}
+
+    def recall(self, curve: Iterable[events.Event]) -> None:
+        """Take note of the steps of earlier sessions, so that a spike in them is not said again."""
+        for event in curve:
+            self._spike(event)
+
+    def _spike(self, step: events.Event) -> float | None:
+        """`spikes.begins` with this step, over all sessions; one that is done again was looked at already."""
+        if step["step"] <= self._seen:
+            return None
+        self._seen = step["step"]
+        self._all_losses.append(step["loss"])
+        return spikes.begins(self._all_losses)
 
     def show(self) -> None:
         """Show what has happened since the last call."""
@@ -61,22 +78,15 @@ class Progress:
         self._draw()
 
     def _read(self) -> None:
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                content = file.read()
-        except FileNotFoundError:
-            return
-        whole = content[: content.rfind(b"\n") + 1]
-        self.offset += len(whole)
-        for event in events.parse(whole):
+        for event in self._tail.new():
             self._take(event)
             if self.live is None:
                 self._say(event)
 
     def _draw(self) -> None:
         if self.live is not None:
-            losses = [self.losses[step] for step in sorted(self.losses)]
+            # In order: a step that is done again has its place already.
+            losses = list(self.losses.values())
             self.live.update(f"Run {self.config.run}: {self.state}", self.facts(), self.share(), losses)
 
     def _take(self, event: events.Event) -> None:
@@ -94,6 +104,9 @@ class Progress:
                 self.newest = event
                 self._steps.append(event)
                 self.losses[event["step"]] = event["loss"]
+                if (median := self._spike(event)) is not None:
+                    above = f"far above {median:.4f}, the median of those before it"
+                    self.warn(f"The loss of step {event['step']} is {event['loss']:.4f}, {above}.")
             case "evaluation":
                 self.evaluated = event["step"]
                 self.validation = f"{event['bits_per_byte']:.4f} at step {event['step']}"
@@ -103,12 +116,21 @@ class Progress:
                 self.state, self.ended = f"{event['outcome']}, {event.get('reason', '')}", True
 
     def _say(self, event: events.Event) -> None:
-        if event["event"] == "evaluation":
+        if event["event"] == "evaluation" and self._may_say(event):
             self.say(f"step {event['step']}  validation {event['bits_per_byte']:.4f} bits per byte")
         if event["event"] == "step" and (
-            event["step"] % self.config.logging_steps == 0 or event["step"] == event.get("total_steps")
+            event["step"] == event.get("total_steps")
+            or (event["step"] % self.config.logging_steps == 0 and self._may_say(event))
         ):
             self.say("  ".join(f"{name} {value}" for name, value in self.facts().items() if name != BITS))
+
+    def _may_say(self, event: events.Event) -> bool:
+        """After the first lines of its kind one in two minutes: twelve hours stay a log that can be read."""
+        said = self._said[event["event"]]
+        if len(said) >= FIRST_LINES and events.seconds_between(said[-1], event["time"]) < SECONDS_A_LINE:
+            return False
+        said.append(event["time"])
+        return True
 
     def facts(self) -> dict[str, str]:
         """What is known now, in words; what is not known is not there."""

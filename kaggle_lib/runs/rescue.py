@@ -80,13 +80,13 @@ class Rescue:
 
 
 def keep(folder: RunFolder, say: Callable[[str], None]) -> Path:
-    """Copy what a person wants of the run, report, evaluation and adapter, into the output; where they are then."""
+    """Copy what a person wants of the run, report, evaluation, adapter and curve, into the output; where it is then."""
     kept = output()
     if kept is None:
         return folder.root
     place = kept / folder.root.name
     try:
-        for path in (folder.report, folder.evaluation, folder.adapter):
+        for path in (folder.report, folder.evaluation, folder.adapter, folder.tracking):
             if path.is_dir():
                 place.mkdir(exist_ok=True)
                 replace_folder(path, place / path.name)

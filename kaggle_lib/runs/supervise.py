@@ -28,6 +28,7 @@ from kaggle_lib.runs.prepare import settle_code, settle_start, write_run
 from kaggle_lib.runs.progress import Progress
 from kaggle_lib.runs.rescue import Rescue, keep
 from kaggle_lib.runs.stopping import Stopping
+from kaggle_lib.runs.tracking import Tracking
 from kaggle_lib.runs.upload import beside
 from kaggle_lib.session.clock import Clock
 from kaggle_lib.session.where import kaggle_session
@@ -80,8 +81,10 @@ class Session:
         self.stopping = Stopping(self.clock, self.say)
         self.custody = Custody(opened.store, self.folder, self.log, self.say, self.config.keep, self.config.keep_best)
         self.progress = Progress(
-            self.log.path, self.config, self.say, self.clock.left, lambda: self.custody.stored_step, Live.here()
-        )
+            self.log.path, self.config, self.say, self.clock.left, lambda: self.custody.stored_step, Live.here(),
+            self.custody.warn,
+        )  # fmt: skip
+        self.tracking = Tracking(self.folder, self.custody.warn, self.say)
         self.processes = training_processes(self.config.processes, self.config.train_batch_size)
         self.rescue = Rescue(self.folder, self.say)
         self.attempt = 0
@@ -96,6 +99,7 @@ class Session:
             return self._already_finished(found)
         code_changed = settle_code(self.opened, found, self.say)
         self.config = config = self.opened.config
+        self.tracking.settle(config.report_to)
         if found.kind == "fresh":  # what cannot be used shows before anything is claimed or loaded
             self.say(f"Data: {check(config, self.folder.cache)}.")
         settle_start(self.opened, found, self.say)
@@ -115,6 +119,7 @@ class Session:
                 self._end("failed", error.what if isinstance(error, UserError) else repr(error))
                 raise
             finally:
+                self.tracking.close(0.0)
                 self.custody.close()
                 self.progress.close()
 
@@ -141,6 +146,7 @@ class Session:
 
     def _begin(self, found: resume.Resume, code_changed: str | None) -> None:
         self.opened.store.fetch_events(self.folder.events)
+        self.progress.recall(events.curve(events.read_all(self.folder.events)))
         self.resumed_from = None if found.kind == "fresh" else found.step
         self.log.write(
             "session",
@@ -223,6 +229,7 @@ class Session:
     def _watch(self, workers: Workers) -> str:
         while not workers.wait(POLL_SECONDS):
             self.progress.show()
+            self.tracking.tend()
             self.custody.check()
             if self.custody.uploads.problem:
                 self._rescue()
@@ -261,6 +268,7 @@ class Session:
     def _end(self, word: Word, reason: str) -> Outcome:
         """Wait for the last upload, write the ledger, let go of the lease, and say what is where."""
         self.custody.settle(self.clock.left(), lambda: self.stopping.at_once)
+        self.tracking.close(0.0 if self.stopping.at_once else self.clock.left())
         newest = self.custody.newest_local()
         manifest = Manifest.read(self.folder.checkpoint(newest)) if newest is not None else None
         kept, stored = self.custody.kept(), self.custody.uploads.stored

@@ -12,8 +12,9 @@ from kaggle_lib.errors import UserError
 from kaggle_lib.session.where import root
 
 HUB_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+OF_TRACKERS = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "TRACKIO_WRITE_TOKEN")
 # What no process of ours needs that only computes: a worker is started without them.
-VARIABLES = (*HUB_VARIABLES, "KAGGLE_API_TOKEN", "KAGGLE_KEY", "KAGGLE_USER_SECRETS_TOKEN")
+VARIABLES = (*HUB_VARIABLES, "KAGGLE_API_TOKEN", "KAGGLE_KEY", "KAGGLE_USER_SECRETS_TOKEN", *OF_TRACKERS)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ def kaggle_token() -> Token | None:
     folder = Path(os.environ.get("KAGGLE_CONFIG_DIR") or home)
     pair = _variable("KAGGLE_KEY") if _variable("KAGGLE_USERNAME") else None
     return _variable("KAGGLE_API_TOKEN") or _file(home / "access_token") or pair or _file(folder / "kaggle.json")
+
+
+def setting(name: str) -> str | None:
+    """The variable `name` of the environment, or the secret of that name that is attached on Kaggle."""
+    found = _variable(name) or _secret(name)
+    return found.value if found else None
 
 
 def _variable(name: str) -> Token | None:

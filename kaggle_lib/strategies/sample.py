@@ -45,6 +45,8 @@ def make(seed: int, cache: Path) -> Path:
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
     aside = cache / f".sample-model-{seed}.{os.getpid()}"
+    # Of several processes transformers lets only the first one write, and says nothing to the others.
+    model.should_save_on_this_rank = lambda is_main_process: True
     model.save_pretrained(aside)
     for name in TOKENIZER_FILES:
         shutil.copyfile(SAMPLE_DATA / name, aside / name)

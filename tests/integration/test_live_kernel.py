@@ -97,17 +97,22 @@ def test_interrupted_once_it_pauses_with_a_save_and_twice_it_stops_and_the_kerne
     shown = notebook.run(f"{PARAMETERS}\nkl.configure(globals())")
     assert shown["result"].startswith("Settings(preset='tiny-cpu', run='live', epochs=100.0, max_steps=2000, ")
     asked: list[int] = []
+    saving: list[int] = []
 
     def once(text: str) -> None:
-        if not asked and in_training(text):
+        if in_training(text) and not saving:
+            saving.append(1)
+            folder.request(folder.save_request)  # by a terminal, or the file browser: the cell is busy
+        elif not asked and re.search(r"checkpoint \d+ on the store", text):
             asked.append(1)
             notebook.manager.interrupt_kernel()
 
     cell = notebook.run("outcome = kl.train()", once)
     assert cell["error"] is None
     assert "Interrupted: saving and pausing. Once more stops at once, without saving.\n" in cell["text"]
-    [step] = folder.checkpoint_steps()
-    assert 0 < step < 1000
+    step, saved = folder.checkpoint_steps()
+    assert 0 < saved < step < 1000
+    assert not folder.save_request.exists()
     assert f"Paused: interrupted. The checkpoint of step {step} is on the store.\n" in cell["text"]
     assert notebook.run("(outcome.outcome, outcome.step, outcome.on_store)")["result"] == f"('paused', {step}, True)"
     # One view, no lines, and it ends as the session did.

@@ -361,6 +361,7 @@ OTHER: dict[str, Any] = {
     "retention": "questions.jsonl",
     "similarity_model": "org/model@abc",
     "logging_steps": 1,
+    "report_to": "tensorboard",
     "keep": 5,
     "keep_best": False,
     "session_hours": 1.5,
@@ -390,6 +391,7 @@ FREE = {
         "save_steps",
         "eval_steps",
         "logging_steps",
+        "report_to",
     ),
     *(
         "hooks",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from kaggle_lib.config import RunConfig
+from kaggle_lib.runs import events
 from kaggle_lib.runs.live import Live, curve, html
 from kaggle_lib.runs.progress import Progress, duration, times
 
@@ -24,12 +26,15 @@ class Session:
         self.stored: int | None = None
         self.time = 100.0
         view = Live(self.shown.append, lambda: self.time) if live else None
+        self.warned: list[str] = []
         self.progress = Progress(
-            self.path, RunConfig.create(keys), self.said.append, lambda: self.left, lambda: self.stored, view
-        )
+            self.path, RunConfig.create(keys), self.said.append, lambda: self.left, lambda: self.stored, view,
+            self.warned.append,
+        )  # fmt: skip
+        self.clock = datetime(2026, 11, 25, 10, tzinfo=UTC)
 
     def write(self, event: str, **fields: object) -> None:
-        line = {"event": event, "time": "2026-11-25T10:00:00.000Z", "session": "s", "attempt": 0, **fields}
+        line = {"event": event, "time": self.clock.isoformat(), "session": "s", "attempt": 0, **fields}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -88,6 +93,42 @@ def test_a_save_is_in_the_next_line_and_a_validation_has_its_own(session: Sessio
         "10 on the store",
         "30 here, 10 on the store",
     ]
+
+
+def test_twelve_hours_of_quick_steps_are_a_short_log_with_its_first_and_its_last_line(session: Session) -> None:
+    for step in range(1, 20_001):
+        session.clock += timedelta(seconds=2.16)
+        session.step(step, 2.16, total=20_000)
+        if step % 20 == 0:
+            session.write("evaluation", step=step, seconds=0.1, bits_per_byte=1.0)
+    session.progress.show()
+    lines = [line for line in session.said if " of 20000" in line]
+    assert [line.split()[1] for line in lines[:22]] == [*(str(10 * k) for k in range(1, 21)), "260", "320"]
+    assert lines[-1].startswith("step 20000 of 20000")
+    assert len(lines) == 20 + 330
+    validations = [line for line in session.said if "validation" in line]
+    assert [line.split()[1] for line in validations[18:22]] == ["380", "400", "460", "520"]
+    assert len(validations) == 20 + 326
+
+
+def test_a_spike_is_warned_of_once_and_not_again_after_a_resume(session: Session, tmp_path: Path) -> None:
+    for step in range(1, 31):
+        session.step(step)
+    session.step(31, loss=9.0)
+    session.step(32, loss=9.0)
+    session.progress.show()
+    assert session.warned == ["The loss of step 31 is 9.0000, far above 2.5000, the median of those before it."]
+    (tmp_path / "next").mkdir()
+    resumed = Session(tmp_path / "next")
+    resumed.progress.recall(events.curve(events.read(session.path)))
+    for step in range(31, 40):  # from the checkpoint of step 30
+        resumed.step(step, loss=9.0)
+    resumed.progress.show()
+    assert resumed.warned == []
+    forgetful = Session(tmp_path / "next")
+    forgetful.progress.recall(event for event in events.read(session.path) if event["step"] <= 30)
+    forgetful.progress.show()
+    assert len(forgetful.warned) == 1  # on another machine, which the store gave no more than the checkpoint has
 
 
 def test_time_left_is_steps_saves_and_validations_each_by_its_median(session: Session) -> None:
@@ -226,6 +267,7 @@ def test_the_view_holds_text_as_text() -> None:
     assert "a&amp;b" in page
     assert "&lt;i&gt;" in page
     assert "<svg" not in page
+    assert 'width="100%"' in html("", {}, 0.5, [2.0, 1.0])  # a narrow page has no second half of a curve
 
 
 def points(losses: list[float]) -> list[tuple[float, float]]:
