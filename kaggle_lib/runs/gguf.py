@@ -49,6 +49,8 @@ def find(llama_cpp: str | None, kind: str) -> Tools:
         missing, todo = "the package gguf", "Install it: pip install gguf."
     elif not converter.is_file():
         missing = f"llama.cpp's converter {converter}"
+    elif said := _refuses([sys.executable, str(converter), "--help"]):
+        missing, todo = f"what {converter} itself needs ({said})", "Install that, with pip."
     elif kind not in CONVERTED and quantizer is None:
         missing = f"llama.cpp's llama-quantize, which makes {kind},"
         todo = f"Build it in {folder} (cmake -B build && cmake --build build --target llama-quantize), or take q8_0."
@@ -57,6 +59,12 @@ def find(llama_cpp: str | None, kind: str) -> Tools:
             f"A GGUF file cannot be made here: {missing} is missing.", kept="Nothing was written or sent.", todo=todo
         )
     return Tools(converter, None if kind in CONVERTED else quantizer)
+
+
+def _refuses(words: list[str]) -> str:
+    """The last line that a program says where it does not start; a converter lacks a package, mostly."""
+    done = subprocess.run(words, capture_output=True, text=True, env=launch.environment(0), check=False)
+    return (done.stderr.strip() or "no word").splitlines()[-1] if done.returncode else ""
 
 
 def most_bytes(count: int, kind: str) -> int:

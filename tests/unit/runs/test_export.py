@@ -174,6 +174,12 @@ def test_a_quantisation_that_is_none_and_missing_tools_are_named(tmp_path, monke
     with pytest.raises(UserError, match=r"^A GGUF file cannot be made here: llama\.cpp's converter .* is missing\. "):
         gguf.find(str(tmp_path), "q8_0")
     (tmp_path / "convert_hf_to_gguf.py").write_text("")
+    (tmp_path / "convert_hf_to_gguf.py").write_text("import sentencepieces")
+    with pytest.raises(
+        UserError, match=r"itself needs \(ModuleNotFoundError: No module named 'sentencepieces'\) is miss"
+    ):
+        gguf.find(str(tmp_path), "q8_0")
+    (tmp_path / "convert_hf_to_gguf.py").write_text("")
     assert gguf.find(str(tmp_path), "q8_0") == gguf.Tools(tmp_path / "convert_hf_to_gguf.py", None)
     with pytest.raises(UserError, match=r"llama-quantize, which makes q4_k_m, is missing\. .*, or take q8_0\.$"):
         gguf.find(str(tmp_path), "q4_k_m")
