@@ -87,8 +87,9 @@ class Custody:
         """Say what the uploads have met. Raises LeaseLost where another session has taken the run over."""
         self.uploads.check(self.say)
 
-    def warn(self, message: str) -> None:
-        self.log.write("warning", message=message)
+    def warn(self, message: str, step: int | None = None) -> None:
+        """Into events and ledger, and said; with the `step` that it is of, if it is of one."""
+        self.log.write("warning", message=message, **({} if step is None else {"step": step}))
         self.say(f"warning: {message}")
 
     def settle(self, left: float | None, give_up: Callable[[], bool] = lambda: False) -> None:

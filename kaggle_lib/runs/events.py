@@ -8,7 +8,7 @@
 | evaluation | worker | `step`, `bits_per_byte`, `nll`, `bytes`, `tokens`, `rows`, `seconds`, `best_step` |
 | save | worker | `step`, `seconds`, `bytes` |
 | upload | supervisor | `step`, `seconds`, `bytes` |
-| warning | both | `message` |
+| warning | both | `message`; `step`, if it is of one |
 | end | supervisor | `outcome`, `reason`, `step` (of the newest checkpoint), `on_store` (step, or null) |
 
 The validation that ends a run has `stopped_early`, why. A session has `kernel` and `kaggle_session`, too: see the

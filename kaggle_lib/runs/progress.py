@@ -33,7 +33,7 @@ class Progress:
         left: Callable[[], float | None],
         stored: Callable[[], int | None],
         live: Live | None = None,
-        warn: Say = lambda message: None,
+        warn: Callable[[str, int], None] = lambda message, step: None,
     ) -> None:
         self.config, self.say, self.left, self.stored, self.live, self.warn = config, say, left, stored, live, warn
         self._tail = events.Tail(path)
@@ -106,7 +106,7 @@ class Progress:
                 self.losses[event["step"]] = event["loss"]
                 if (median := self._spike(event)) is not None:
                     above = f"far above {median:.4f}, the median of those before it"
-                    self.warn(f"The loss of step {event['step']} is {event['loss']:.4f}, {above}.")
+                    self.warn(f"The loss of step {event['step']} is {event['loss']:.4f}, {above}.", event["step"])
             case "evaluation":
                 self.evaluated = event["step"]
                 self.validation = f"{event['bits_per_byte']:.4f} at step {event['step']}"

@@ -26,10 +26,10 @@ class Session:
         self.stored: int | None = None
         self.time = 100.0
         view = Live(self.shown.append, lambda: self.time) if live else None
-        self.warned: list[str] = []
+        self.warned: list[tuple[str, int]] = []
         self.progress = Progress(
             self.path, RunConfig.create(keys), self.said.append, lambda: self.left, lambda: self.stored, view,
-            self.warned.append,
+            lambda *warning: self.warned.append(warning),
         )  # fmt: skip
         self.clock = datetime(2026, 11, 25, 10, tzinfo=UTC)
 
@@ -117,7 +117,8 @@ def test_a_spike_is_warned_of_once_and_not_again_after_a_resume(session: Session
     session.step(31, loss=9.0)
     session.step(32, loss=9.0)
     session.progress.show()
-    assert session.warned == ["The loss of step 31 is 9.0000, far above 2.5000, the median of those before it."]
+    text = "The loss of step 31 is 9.0000, far above 2.5000, the median of those before it."
+    assert session.warned == [(text, 31)]
     (tmp_path / "next").mkdir()
     resumed = Session(tmp_path / "next")
     resumed.progress.recall(events.curve(events.read(session.path)))
