@@ -36,6 +36,9 @@ def refusals(strategy, model, config, folder):
     for file in TOKENIZER_FILES:
         shutil.copy(SAMPLE_DATA / file, other)
     (other / "config.json").write_text(json.dumps({"model_type": "gemma"}))
+    windowed = folder / "windowed"
+    shutil.copytree(other, windowed)
+    (windowed / "config.json").write_text(json.dumps({"model_type": "mistral", "sliding_window": 64}))
 
     def changed(**values):
         return config.model_copy(update=values)
@@ -45,6 +48,7 @@ def refusals(strategy, model, config, folder):
         lambda: strategy._as_asked(model, changed(quantization="none")),
         lambda: strategy._as_asked(model, changed(precision="bf16")),
         lambda: strategy.load(changed(base_model=str(other)), model.device, folder),
+        lambda: strategy.load(changed(base_model=str(windowed)), model.device, folder),
         lambda: strategy.check(changed(precision="fp32"), torch.device("cuda", 0)),
     ):
         try:

@@ -88,7 +88,7 @@ def test_no_packed_sample_sees_another(probed):
 
 
 def test_what_unsloth_would_load_in_another_way_is_refused(probed):
-    first, second, third, fourth = probed[1]["refusals"]
+    first, second, third, windowed, fourth = probed[1]["refusals"]
     asked = "as asked. Nothing has been changed. The worker's log says why; or start another run with strategy=peft."
     loaded = "Unsloth has loaded 'sample' with quantization=nf4 in torch.float32, not with"
     assert first == f"{loaded} quantization=none and precision=fp32 {asked}"
@@ -96,6 +96,7 @@ def test_what_unsloth_would_load_in_another_way_is_refused(probed):
     assert third.endswith(
         "/other' is of type gemma, and strategy=unsloth trains llama, mistral, qwen2, qwen3 only; set strategy=peft"
     )
+    assert windowed.endswith("/windowed' attends to the last 64 tokens only; set max_length=64, or strategy=peft")
     assert fourth == (
         "precision=fp32: on a GPU Unsloth's trainer would compute in bf16 or fp16 all the same. Set precision=fp16 (or "
         "bf16, where the card has it), or strategy=peft."
