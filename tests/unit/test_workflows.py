@@ -74,6 +74,20 @@ def test_ci_is_what_a_change_has_to_pass():
     assert os.access(ROOT / ".ci/run", os.X_OK)
 
 
+@pytest.mark.parametrize(("code", "told"), [(0, 0), (75, 0), (1, 1), (2, 1)])
+def test_the_scheduled_chain_fails_only_where_a_person_has_to_look(code, told, tmp_path):
+    [step] = steps("chain")
+    command = step["run"][step["run"].index(".venv/bin/python -m") :]
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$@"\nexit {code}\n')
+    python.chmod(0o755)
+    done = subprocess.run(["bash", "-e", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == told
+    words = "-m kaggle_lib chain --once --preset bengali-8b-t4 --set store=hf://YOUR-NAME/runs"
+    assert done.stdout.split() == words.split()
+
+
 def test_one_version_everywhere_and_a_citation_that_is_one():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     # What the Citation File Format 1.2.0 requires.
