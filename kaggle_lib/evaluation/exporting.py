@@ -91,12 +91,14 @@ def _adapter(job: Job, config: RunConfig, folder: RunFolder, rows: Sequence[Row]
 def _load(source: Path, config: RunConfig, **more: Any) -> Any:
     """On all GPUs together, or the CPU, in the run's precision."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from kaggle_lib.strategies.common import DTYPES
 
     torch.cuda.empty_cache()  # what the model before held
     devices = "auto" if torch.cuda.is_available() else None
+    if not more and getattr(AutoConfig.from_pretrained(source).get_text_config(), "attn_logit_softcapping", None):
+        more = {"attn_implementation": "eager"}  # the default leaves Gemma 2's caps out
     return AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[config.precision], device_map=devices, **more)
 
 

@@ -20,7 +20,7 @@ from kaggle_lib.errors import ConfigError, NotFinished, UserError
 from kaggle_lib.files import read_json, sha256_of
 
 pytestmark = pytest.mark.slow
-BASE, REPO = "loopback/Llama-tiny", "loopback/Llama-tiny-bn"
+BASE, REPO = "loopback/Llama-3.1-tiny", "loopback/Llama-tiny-bn"
 MERGED, GGUF = "loopback/Llama-tiny-bn-merged", "loopback/Llama-tiny-bn-GGUF"
 DIALOGUES = [
     [{"role": role, "content": content} for role, content in said]
@@ -32,7 +32,8 @@ DIALOGUES = [
         [("user", "<|eot_id|>"), ("assistant", ""), ("user", "<b>&amp;\"'")],
     )
 ]
-FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+OWN = FORMATS[0].template.replace("26 Jul 2024", "02 Jan 2020")
+FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,12 @@ def place(hub, client, tmp_path_factory):
     made = sample.make(42, tmp_path_factory.mktemp("cache"))
     client.create_repo(BASE, private=True)
     files = [CommitOperationAdd(name, str(made / name)) for name in FILES]
+    # Its own template has another day's date than the one that we train with, and it names no token for padding.
+    own = {name: value for name, value in read_json(made / "tokenizer_config.json").items() if name != "pad_token"}
+    files += [
+        CommitOperationAdd("tokenizer_config.json", json.dumps(own).encode()),
+        CommitOperationAdd("chat_template.jinja", OWN.encode()),
+    ]
     client.create_commit(BASE, files, commit_message="model")
     place = Place(
         tmp_path_factory.mktemp("run"), run="bn", values={"base_model": BASE, "max_steps": 6, "save_steps": 3}
@@ -177,7 +184,7 @@ def tensors_of(file):
 
 def renders_as_trained(tokenizer):
     """Its template, and what it makes of five dialogues: byte by byte what training saw."""
-    assert tokenizer.chat_template == FORMATS[0].template
+    assert tokenizer.chat_template == FORMATS[0].template != OWN
     trained = Environment().from_string(FORMATS[0].template)
     for dialogue in DIALOGUES:
         for prompt in (True, False):
