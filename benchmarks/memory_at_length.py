@@ -33,10 +33,9 @@ def train(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     _, values, capped = VARIANTS[name]
     import torch
 
-    from kaggle_lib.config import RunConfig, code_hash
-    from kaggle_lib.files import write_json
     from kaggle_lib.runs import events
     from kaggle_lib.runs.folder import RunFolder
+    from kaggle_lib.runs.prepare import prepare
     from kaggle_lib.training import worker
 
     torch.backends.cuda.enable_flash_sdp(False)
@@ -48,7 +47,7 @@ def train(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         from kaggle_lib.training import kernels
 
         kernels.ATTENTION = "sdpa"
-    config = RunConfig.create(
+    root = prepare(
         {
             "run": name,
             "base_model": str(arguments.folder / arguments.shape),
@@ -63,14 +62,12 @@ def train(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
             "work_dir": str(arguments.folder / "work"),
             "store": str(arguments.folder / "store"),
             **values,
-        }
+        },
+        print,
     )
-    folder = RunFolder(arguments.folder / "work" / name)
-    folder.create()
-    run = {"config": config.model_dump(mode="json"), "code": code_hash(), "session": "bench", "attempt": 0}
-    write_json(folder.run_json, {**run, "fingerprint": "-", "lineage": "-", "checkpoint": None, "cut": None})
-    outcome = worker.main(folder.root)
-    done = list(events.read(folder.events / "bench.jsonl"))
+    folder = RunFolder(root)
+    outcome = worker.main(root)
+    done = events.read_all(folder.events)
     steps = [event for event in done if event["event"] == "step"]
     counted = steps[1:]
     seconds, tokens = sum(step["seconds"] for step in counted), sum(step["tokens"] for step in counted)

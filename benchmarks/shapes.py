@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from kaggle_lib.strategies.sample import SAMPLE_DATA, TOKENIZER_FILES
@@ -29,7 +31,8 @@ LLAMA_3_1_8B = {
 }
 SMALL = {**LLAMA_3_1_8B, "hidden_size": 1024, "intermediate_size": 3584, "num_hidden_layers": 4, "vocab_size": 8192}
 SMALL |= {"num_attention_heads": 8, "num_key_value_heads": 2}
-SHAPES = {"8b": LLAMA_3_1_8B, "small": SMALL}
+TINY = {**SMALL, "hidden_size": 128, "intermediate_size": 256, "vocab_size": 1536, "num_attention_heads": 4}
+SHAPES = {"8b": LLAMA_3_1_8B, "small": SMALL, "tiny": TINY}
 
 
 def make_base(shape: str, folder: Path) -> Path:
@@ -74,5 +77,34 @@ def make_corpus(path: Path, tokens: int, rows: int) -> Path:
             at = 97 * number
             looped = text[at:] + " " + text * (2 + (question + answer) // len(text))
             row = {"Questions": looped[:question], "Answers": looped[question : question + answer]}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return path
+
+
+def make_rows(path: Path, lengths: Sequence[int], seed: int = 3) -> Path:
+    """A JSONL corpus whose rows have about so many tokens each, a third of them the answer: random words."""
+    from transformers import AutoTokenizer
+
+    from kaggle_lib.config import RunConfig
+    from kaggle_lib.data import read
+
+    tokenizer = AutoTokenizer.from_pretrained(SAMPLE_DATA)
+    sample = read.read(RunConfig.create({"run": "r", "base_model": "sample", "data": "sample"}))
+    words = sorted({word for row in sample.rows for word in row.answer.split()})
+    counts = [len(ids) for ids in tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]]
+    draw = random.Random(seed)
+
+    def text(tokens: float) -> str:
+        chosen: list[str] = []
+        while tokens > 0:
+            at = draw.randrange(len(words))
+            chosen.append(words[at])
+            tokens -= counts[at]
+        return " ".join(chosen)
+
+    template = 40  # tokens around the texts
+    with path.open("w", encoding="utf-8") as file:
+        for length in lengths:
+            row = {"Questions": text(length * 2 / 3 - template), "Answers": text(length / 3)}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return path

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
 
 from kaggle_lib.errors import ConfigError, ResumeError
-from kaggle_lib.values import expected, is_hub_id, read
+from kaggle_lib.values import described, is_hub_id, read
 
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HUB = "hf://"
@@ -128,20 +127,39 @@ class RunConfig(BaseModel):
 
     recomputation: Literal["auto", "full", "none"] = option(
         "auto",
-        "Recompute activations in the backward pass: auto (on a GPU only), full, or none, until memory runs out.",
+        "Recompute activations in the backward pass: auto (on a GPU, in as many layers as a micro-batch's length "
+        "forces), full, or none, until memory runs out.",
         "free",
+    )
+    memory_fraction: float = option(
+        0.925,
+        "Share of the card's memory that recomputation=auto plans with: 13.5 GiB of a T4's 14.6.",
+        "free",
+        gt=0,
+        le=1,
+    )
+    lean_mlp: bool = option(
+        True, "Compute part of each MLP again in the backward pass instead of keeping it; the same bits.", "free"
+    )
+    deterministic: bool = option(
+        False,
+        "Take only kernels that give the same bits again: on a GPU attention on long samples does not by itself. What "
+        "it costs there is not measured.",
+        "same",
     )
     padding_free: bool = option(
         True, "Join a micro-batch's samples in one row without padding; false pads them.", "same"
     )
     token_budget: int | Literal["auto"] = option(
         "auto",
-        "Most tokens in a micro-batch of several samples; auto: those of one sample of max_length.",
+        "Most tokens in a micro-batch of several samples; auto: what the first session's GPU holds without "
+        "recomputation (with recomputation=auto, else and on a CPU one sample of max_length).",
         "same",
     )
     min_micro_batches: int = option(
         2,
-        "Cut a step into at least this many micro-batches (as far as it has samples), for as many processes to share.",
+        "Cut a step into at least this many micro-batches (as far as it has samples), for as many processes to share; "
+        "so many samples of like length come into each step together.",
         "same",
         ge=1,
     )
@@ -377,24 +395,4 @@ def code_hash() -> str:
 
 def describe() -> list[tuple[str, str, str, str]]:
     """(name, values it takes, default, description) of every field: the help and the docs print this."""
-    rows = []
-    for name, field in RunConfig.model_fields.items():
-        default = "required" if field.is_required() else _shown(field.default)
-        takes = expected(field.annotation).replace("'", "")
-        for noun in ("a whole number", "a number"):
-            takes = takes.replace(noun, " ".join([noun, *_limits(field)]))
-        rows.append((name, takes, default, field.description or ""))
-    return rows
-
-
-def _limits(field: FieldInfo) -> list[str]:
-    words = {"ge": "from", "gt": "above", "lt": "below"}
-    return [f"{words[key]} {getattr(limit, key)}" for limit in field.metadata for key in words if hasattr(limit, key)]
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "empty"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    return described(RunConfig.model_fields)

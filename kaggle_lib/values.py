@@ -6,8 +6,11 @@ import math
 import re
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+
+from pydantic.fields import FieldInfo
 
 BROKEN = re.compile("[\x00\ud800-\udfff]")
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
@@ -103,3 +106,28 @@ def expected(annotation: Any) -> str:
     words = [names[kind] for kind in kinds if kind in names]
     words += ["a list of names"] if any(typing.get_origin(kind) is tuple for kind in kinds) else []
     return " or ".join([*(repr(choice) for choice in _literals(kinds)), *words])
+
+
+def described(fields: Mapping[str, FieldInfo]) -> list[tuple[str, str, str, str]]:
+    """(name, values it takes, default, description) of each field."""
+    rows = []
+    for name, field in fields.items():
+        default = "required" if field.is_required() else _shown(field.default)
+        takes = expected(field.annotation).replace("'", "")
+        for noun in ("a whole number", "a number"):
+            takes = takes.replace(noun, " ".join([noun, *_limits(field)]))
+        rows.append((name, takes, default, field.description or ""))
+    return rows
+
+
+def _limits(field: FieldInfo) -> list[str]:
+    words = {"ge": "from", "gt": "above", "lt": "below", "le": "to"}
+    return [f"{words[key]} {getattr(limit, key)}" for limit in field.metadata for key in words if hasattr(limit, key)]
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(value) if isinstance(value, tuple) else str(value)

@@ -10,11 +10,12 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from kaggle_lib.config import RunConfig
 
 MicroBatch = tuple[int, ...]
+BLOCK_STEPS = 16  # whose rows are arranged together
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,37 @@ def mix(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, rows: int) -> tuple[int, ...]:
-    return tuple(sorted(range(rows), key=lambda index: mix(seed, "order", epoch, index)))
+def arranged(order: Sequence[int], lengths: Sequence[int], batch_size: int, group: int, head: int = 0) -> list[int]:
+    """The rows of the shuffled `order`, so that processes can share each step of `batch_size` equally.
+
+    Inside blocks of 16 steps the rows are sorted by length and cut into groups of `group` neighbours, and the groups
+    into as many strata of length as a step has groups; each step gets one group of every stratum, which one is up to
+    the shuffle. So each process finds a sample of nearly every length that the others find, and no step is all long or
+    all short. What does not fill a group is a stratum of single rows. The first `head` rows, which complete a step that
+    has begun before, and what is left after the last whole step stay as shuffled; so does everything where a step has
+    no two groups.
+    """
+    group = min(group, batch_size // 2)
+    if group < 2:
+        return list(order)
+    sizes = [group] * (batch_size // group) + [batch_size % group] * (batch_size % group > 0)
+    made = list(order[:head])
+    for at in range(head, len(order), BLOCK_STEPS * batch_size):
+        steps = min(BLOCK_STEPS, (len(order) - at) // batch_size)
+        place = {row: place for place, row in enumerate(order[at : at + steps * batch_size])}
+        by_length = sorted(place, key=lambda row: (-lengths[row], place[row]))
+        filled: list[list[int]] = [[] for _ in range(steps)]
+        begin = 0
+        for size in sizes:
+            groups = [by_length[begin + n * size : begin + (n + 1) * size] for n in range(steps)]
+            begin += steps * size
+            for step, rows in zip(
+                filled, sorted(groups, key=lambda rows: min(map(place.__getitem__, rows))), strict=True
+            ):
+                step += rows
+        made += [row for step in filled for row in step]
+        made += order[at + steps * batch_size : at + BLOCK_STEPS * batch_size]
+    return made
 
 
 @dataclass(frozen=True)
@@ -67,9 +96,10 @@ class Piece:
 class Steps:
     """All steps of a run over `lengths` (tokens of each training row).
 
-    Epochs are joined end to end: a step may hold the last rows of one and the first of the next, and the run's last
-    step only what is left of its epochs, so that every epoch holds every row exactly once. `extended`: epochs that were
-    added after the end, each a piece of its own, which goes on with the row after the last one.
+    Each epoch is shuffled by the seed, then `arranged`: the same for any number of processes. Epochs are joined end to
+    end: a step may hold the last rows of one and the first of the next, and the run's last step only what is left of
+    its epochs, so that every epoch holds every row exactly once. `extended`: epochs that were added after the end, each
+    a piece of its own, which goes on with the row after the last one.
     """
 
     seed: int
@@ -104,26 +134,50 @@ class Steps:
         begin = piece.first_sample + (step - piece.first_step) * self.batch_size
         end = min(begin + self.batch_size, piece.first_sample + piece.samples)
         rows = len(self.lengths)
-        return [_order(self.seed, at // rows, rows)[at % rows] for at in range(begin, end)]
+        return [self._epoch(at // rows)[at % rows] for at in range(begin, end)]
+
+    @cached_property
+    def _epochs(self) -> dict[int, list[int]]:
+        return {}
+
+    def _epoch(self, epoch: int) -> list[int]:
+        """All rows in the order of that epoch, its groups where its steps are."""
+        if epoch not in self._epochs:
+            rows = len(self.lengths)
+            order = sorted(range(rows), key=lambda index: mix(self.seed, "order", epoch, index))
+            piece = next(piece for piece in reversed(self.pieces) if piece.first_sample <= epoch * rows)
+            head = (piece.first_sample - epoch * rows) % self.batch_size
+            group = self.cut.min_micro_batches
+            self._epochs[epoch] = arranged(order, self.lengths, self.batch_size, group, min(head, rows))
+        return self._epochs[epoch]
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
-        """The step's samples, longest first, in micro-batches under the token budget.
+        """The step's samples in micro-batches of like cost under the token budget, the dearest first.
 
-        A sample longer than the budget is alone. There are at least `min_micro_batches`, as far as there are samples.
+        As few as fit, in multiples of `min_micro_batches`, so that processes share them; each sample, longest first,
+        goes where the cost is least with it (LPT: Graham, "Bounds on multiprocessing timing anomalies", 1969). A sample
+        longer than the budget is alone.
         """
-        batches: list[list[int]] = []
-        for row in sorted(self.samples(step), key=lambda row: (-self.lengths[row], row)):
-            for batch in batches:
-                if self.cost([*batch, row]) <= self.cut.token_budget:
-                    batch.append(row)
-                    break
-            else:
-                batches.append([row])
-        while len(batches) < self.cut.min_micro_batches and any(len(batch) > 1 for batch in batches):
-            largest = max((batch for batch in batches if len(batch) > 1), key=lambda b: (self.cost(b), b))
-            batches.remove(largest)
-            batches += [largest[0::2], largest[1::2]]
-        return [tuple(batch) for batch in sorted(batches, key=lambda b: (-self.cost(b), b))]
+        rows = sorted(self.samples(step), key=lambda row: (-self.lengths[row], row))
+        budget, least = self.cut.token_budget, self.cut.min_micro_batches
+        needed = sum(min(self.lengths[row], budget) for row in rows) / budget
+        for many in range(least * max(1, math.ceil(needed / least)), len(rows), least):
+            batches: list[list[int]] = [[] for _ in range(many)]
+            costs = [0] * many
+            for row in rows:
+                added = [self._cost_with(row, *found) for found in zip(batches, costs, strict=True)]
+                place = added.index(min(added))
+                batches[place].append(row)
+                costs[place] = added[place]
+            if all(len(batch) == 1 or cost <= budget for batch, cost in zip(batches, costs, strict=True)):
+                return [tuple(batch) for batch in sorted(batches, key=lambda b: (-self.cost(b), b))]
+        return [(row,) for row in rows]
+
+    def _cost_with(self, row: int, batch: Sequence[int], cost: int) -> int:
+        """The cost of `batch`, which is `cost` so far, with one more row, which is not longer than its first."""
+        if self.cut.padding_free or not batch:
+            return cost + self.lengths[row]
+        return cost + self.lengths[batch[0]]
 
     def cost(self, batch: Sequence[int]) -> int:
         """Tokens the model sees: the samples' own, or with padding the longest times their number."""

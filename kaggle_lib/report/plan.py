@@ -13,7 +13,6 @@ from typing import Any
 from kaggle_lib.config import RunConfig
 from kaggle_lib.data import chat, curate, read
 from kaggle_lib.data.check import check
-from kaggle_lib.data.steps import cut_of
 from kaggle_lib.errors import DataError
 from kaggle_lib.report import speed
 from kaggle_lib.report.speed import Shape
@@ -29,7 +28,6 @@ START_MINUTES = 12.0  # of each session: install, fetch the base model, load it,
 SAVE_BYTES_PER_SECOND = 100e6  # write a checkpoint and hash it
 OTHER_BYTES = 25e6  # of a checkpoint: the tokenizer, the events
 UNPLANNED_HOURS = 12.0  # between two ends that nobody asked for
-GIB = 2**30
 
 
 def plan(values: Mapping[str, object]) -> dict[str, Any]:
@@ -167,14 +165,13 @@ def interval(save: float, between: float = 3600 * UNPLANNED_HOURS) -> float:
 
 
 def memory(shape: Shape | None, config: RunConfig) -> float | None:
-    """GiB that PyTorch has allocated at most, for the 8B shape in NF4, measured with PEFT and Unsloth on an H100 with
-    a T4's attention kernels: 5.83 + T · (91 KiB + 152 KiB a layer that is not recomputed), T = the token budget.
-    """
-    if shape is None or shape.hidden_size != 4096 or shape.num_hidden_layers != 32 or config.quantization != "nf4":
+    """GiB that PyTorch has allocated at most, by the linear model of `data/budget.py`; null where it is not known."""
+    if shape is None or (model := speed.memory_of(shape, config)) is None:
         return None
-    kept = 32 if config.recomputation == "none" else 0
-    tokens = max(cut_of(config).token_budget, config.max_length)
-    return round(5.83 + tokens * (91 + 152 * kept) * 1024 / GIB, 1)
+    cut, recomputed = speed.planned(shape, config)
+    tokens = max(cut.token_budget, config.max_length)
+    peaks = [model.peak(many, round(recomputed(many) * model.layers)) for many in (cut.token_budget, tokens)]
+    return round(max(peaks) / speed.GIB, 1)
 
 
 def as_text(found: dict[str, Any]) -> str:

@@ -1,29 +1,35 @@
 """How fast a model trains on a card: measured where `known.json` has it, else a projection, which is called one.
 
-Seconds of a step of T tokens in M micro-batches on one GPU, for a frozen model of P parameters:
+Seconds of a micro-batch of T tokens on one GPU, for a frozen model of P parameters, a share r of its layers recomputed:
 
-    T · c · P ÷ (flops · attained)  +  M · n · 2.5 · P ÷ bytes_per_second
+    T · (4 + 2 r) · P ÷ (flops · attained)  +  (2 + r) · 2.5 · P ÷ bytes_per_second
 
-c = 4 operations a parameter and token (2 forward, 2 for the gradient of the activations; the frozen weights have none),
-6 where all layers are recomputed; n = 2 passes over the weights, or 3. Each pass of an NF4 model reads half a byte a
-parameter and writes two. More GPUs share a step by `balance` of the ideal. What a card attains is in `known.json`, with
-its source; time for attention, for the optimizer and for the exchange of gradients is in `attained`.
+4 operations a parameter and token: 2 forward, 2 for the gradient of the activations; the frozen weights have none. Each
+of the 2 + r passes over the weights of an NF4 model reads half a byte a parameter and writes two. The steps are those
+that training would make of the one mixture of lengths, cut and shared as it does it; a step lasts as long as its
+busiest GPU. What a card attains is in `known.json`, with its source; time for attention, for the optimizer and for the
+exchange of gradients is in `attained`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from kaggle_lib.config import RunConfig
-from kaggle_lib.data.steps import cut_of
+from kaggle_lib.data.budget import Memory
+from kaggle_lib.data.mixture import mixture
+from kaggle_lib.data.steps import Cut, Steps, cut_of
 
 T4 = "Tesla T4"
+PROXY = "8 multiprocessors of an H100"
+GIB = 2**30
+STEPS = 128  # of the mixture, that a projection is the mean of
 LARGE = 5e8  # parameters; below, launching kernels takes the time, and no formula here says how much
 
 
@@ -84,17 +90,55 @@ class Shape:
         return self.num_hidden_layers * config.lora_r * sum(sizes)
 
 
+def memory_of(shape: Shape, config: RunConfig) -> Memory | None:
+    """Of the 8B shape in NF4 with a T4's attention kernels; measured elsewhere, so training measures its own. Of other
+    models nothing is known."""
+    if (shape.hidden_size, shape.num_hidden_layers, config.quantization) != (4096, 32, "nf4"):
+        return None
+    return Memory(5.83 * GIB, 91 * 1024, (136 if config.lean_mlp else 152) * 1024, 32)
+
+
+def planned(shape: Shape, config: RunConfig, card: str = T4) -> tuple[Cut, Callable[[int], float]]:
+    """The cut of a fresh run on that card, and what share of the layers a micro-batch of so many tokens recomputes."""
+    cut, memory, facts = cut_of(config), memory_of(shape, config), known()["hardware"].get(card)
+    if config.recomputation != "auto" or memory is None or facts is None:
+        return cut, lambda _: float(config.recomputation != "none")
+    room = facts["memory"] * GIB * config.memory_fraction
+    if config.token_budget == "auto":
+        cut = replace(cut, token_budget=memory.budget(room))
+    return cut, lambda tokens: memory.recomputed(tokens, room) / memory.layers
+
+
 def projected(shape: Shape, config: RunConfig, tokens_of_a_step: float, gpus: int, card: str = T4) -> float | None:
     """Tokens/s by the formula above; None for a card that is not known, or a model too small for it."""
     facts = known()["hardware"].get(card)
     if facts is None or shape.parameters < LARGE:
         return None
-    recomputed = config.recomputation != "none"
-    compute = tokens_of_a_step * (6 if recomputed else 4) * shape.parameters / (facts["flops"] * facts["attained"])
-    micro_batches = max(config.min_micro_batches, math.ceil(tokens_of_a_step / cut_of(config).token_budget))
-    passes = micro_batches * (3 if recomputed else 2) if config.quantization == "nf4" else 0
-    seconds = compute + passes * 2.5 * shape.parameters / facts["bytes_per_second"]
-    return float(tokens_of_a_step / seconds * (1 if gpus == 1 else gpus * facts["balance"]))
+    cut, recomputed = planned(shape, config, card)
+    size = config.train_batch_size
+    lengths = mixture(STEPS * size, max_length=config.max_length, mean=tokens_of_a_step / size)
+    steps = Steps(config.seed, size, lengths, cut, 1)
+
+    def seconds(tokens: int) -> float:
+        share = recomputed(tokens)
+        passes = 2 + share if config.quantization == "nf4" else 0
+        compute = tokens * (4 + 2 * share) * shape.parameters / (facts["flops"] * facts["attained"])
+        return float(compute + passes * 2.5 * shape.parameters / facts["bytes_per_second"])
+
+    total = 0.0
+    for step in range(steps.total):
+        each = [seconds(steps.cost(batch)) for batch in steps.micro_batches(step)]
+        total += max(sum(each[number] for number in share) for share in steps.share(step, gpus))
+    return sum(lengths) / total
+
+
+def moved(seconds: float, passes: float, shape: Shape, card: str, to: str = T4) -> float:
+    """What took `seconds` on one card, projected to another: `passes` over NF4 weights by the cards' bytes a second,
+    the rest by their operations a second."""
+    here, there = known()["hardware"][card], known()["hardware"][to]
+    unpacked = passes * 2.5 * shape.parameters
+    rest = seconds - unpacked / here["bytes_per_second"]
+    return float(rest * here["flops"] / there["flops"] + unpacked / there["bytes_per_second"])
 
 
 def measured(shape: Shape, config: RunConfig, gpus: int, card: str = T4) -> dict[str, Any] | None:

@@ -3,7 +3,8 @@
 | event | written by | fields beside `event`, `time`, `session`, `attempt` |
 |---|---|---|
 | session | supervisor | `from_step`, `resumed_from` (null: fresh), `forked_from`, `extended`, `host`, `processes` |
-| phase | worker | `phase` (load, train, save, evaluate); load carries `versions` |
+| phase | worker | `phase` (load, calibration, train, save, evaluate); load carries `versions` |
+| calibration | worker | `base`, `fixed`, `layer`, `layers` (see `data/budget.py`), `room` (bytes), `token_budget` |
 | step | worker | `step`, `samples`, `loss`, `lr`, `grad_norm`, `tokens`, `seconds`, `memory` (bytes), `total_steps` |
 | evaluation | worker | `step`, `bits_per_byte`, `nll`, `bytes`, `tokens`, `rows`, `seconds`, `best_step` |
 | save | worker | `step`, `seconds`, `bytes` |

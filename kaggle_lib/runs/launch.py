@@ -65,7 +65,7 @@ def command(module: str, folder: RunFolder, processes: int) -> list[str]:
 
 def hang_seconds(hang_minutes: float, phase: str) -> float:
     """Seconds without a sign of life after which a phase counts as hung: in training there is one every micro-batch;
-    start, load, the first step, a save and an evaluation get four times as long."""
+    start, load, calibration, the first step, a save and an evaluation get four times as long."""
     return 60 * hang_minutes * (1 if phase == "train" else 4)
 
 

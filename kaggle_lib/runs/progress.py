@@ -12,7 +12,7 @@ from kaggle_lib.runs import events, spikes
 from kaggle_lib.runs.live import Live
 
 Say = Callable[[str], None]
-PHASES = {"load": "loading", "train": "training"}
+PHASES = {"load": "loading", "calibration": "measuring memory", "train": "training"}
 BITS = "bits per byte"  # of the validation; a log has a line of its own for it
 FIRST_LINES, SECONDS_A_LINE = 20, 120.0
 RECENT = 50  # steps that rate and time left are measured over

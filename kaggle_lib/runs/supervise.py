@@ -39,7 +39,7 @@ WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = (WEIGHTS, "adapter_config.json")
 LAUNCHES_WITHOUT_PROGRESS = 3
 POLL_SECONDS = 0.2
-BEFORE_THE_FIRST_STEP = ("start", "load")
+BEFORE_THE_FIRST_STEP = ("start", "load", "calibration")
 FULL_BYTES = 2**20
 RUN_ATTACHED = "attach this notebook's output as an input and run it again"
 

@@ -14,6 +14,7 @@ from kaggle_lib.data import chat
 from kaggle_lib.errors import ConfigError, UserError
 from kaggle_lib.strategies import sample
 from kaggle_lib.strategies.base import Model, Tokenizer
+from kaggle_lib.training import swiglu
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -139,8 +140,11 @@ def lora(model: Model, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def in_fp32(model: Model) -> Model:
-    """The same model, its trainable parameters in fp32: bf16 come from quantised layers, fp16 from half ones."""
+def finish(model: Model, config: RunConfig) -> Model:
+    """The same model, its trainable parameters in fp32 (bf16 come from quantised layers, fp16 from half ones), and its
+    MLPs keeping two tensors of three, if `lean_mlp`."""
+    if config.lean_mlp:
+        swiglu.install(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -149,8 +153,7 @@ def in_fp32(model: Model) -> Model:
 
 def recompute(model: Model, layers: int | None) -> None:
     """Recompute the first `layers` decoder layers' activations in the backward pass (None: of all; 0: of none)."""
-    if layers == 0:
-        return
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if layers != 0:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for number, layer in enumerate(model.get_base_model().model.layers):
         layer.gradient_checkpointing = layers is None or number < layers

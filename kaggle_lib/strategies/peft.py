@@ -55,7 +55,7 @@ def adapt(model: Model, config: RunConfig) -> Model:
     """
     lora = common.lora(model, config)
     set_seed(config.seed)
-    return common.in_fp32(get_peft_model(model, LoraConfig(**lora, task_type="CAUSAL_LM")))
+    return common.finish(get_peft_model(model, LoraConfig(**lora, task_type="CAUSAL_LM")), config)
 
 
 def for_inference(model: Model) -> Model:

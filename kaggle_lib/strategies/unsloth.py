@@ -130,7 +130,7 @@ def adapt(model: Model, config: RunConfig) -> Model:
     base = adapted.get_base_model()
     base.model._unsloth_allow_packed_overlength = True  # a packed row may be longer than a sample
     base.register_forward_pre_hook(_packed, with_kwargs=True)
-    return common.in_fp32(adapted)
+    return common.finish(adapted, config)
 
 
 def _packed(_: Any, positional: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -46,6 +46,7 @@ def _backward(trainer: RunTrainer, model: Any, item: dict[str, Any], answer_toke
         for number, tensors in item["micro_batches"]:
             torch.manual_seed(mix(trainer.config.seed, "dropout", item["step"], number))
             inputs = trainer._prepare_inputs(tensors)
+            trainer.recomputation.apply_for(inputs["input_ids"].numel())
             with trainer.compute_loss_context_manager():
                 loss = trainer.compute_loss(model, inputs, num_items_in_batch=answer_tokens)
             trainer.accelerator.backward(loss)
@@ -84,6 +85,6 @@ def _make_room(trainer: RunTrainer, model: Any, step: int) -> None:
     if trainer.args.device.type == "cuda":
         torch.cuda.empty_cache()
     if trainer.rank == 0:
-        now = f"{trainer.recomputation.layers} of {trainer.recomputation.total} layers are recomputed from here on"
+        now = f"{trainer.recomputation.said()} from here on"
         message = f"Out of memory in step {step}: done again with the same random numbers; {now}."
         trainer.event_log.write("warning", step=step, message=message)

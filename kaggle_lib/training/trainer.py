@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from trl import SFTTrainer
 
 from kaggle_lib.config import RunConfig
-from kaggle_lib.data.steps import Steps
+from kaggle_lib.data.steps import Cut, Steps
 from kaggle_lib.errors import CheckpointError, WorkerError
 from kaggle_lib.evaluation import likelihood
 from kaggle_lib.runs.events import EventLog
@@ -148,6 +149,15 @@ class RunTrainer(SFTTrainer):
             kept="The step was not taken, and no ruined adapter was saved.",
             todo="Look at its samples in the events, or start another run (run=NAME) with a lower learning_rate.",
         )
+
+    def cut_by(self, cut: Cut) -> None:
+        """Cut the steps so; before training begins, for another cut rounds differently."""
+        self.steps = replace(self.steps, cut=cut)
+        self.manifest = {**self.manifest, "cut": cut.to_json()}
+
+    def warn(self, message: str) -> None:
+        if self.rank == 0:
+            self.event_log.write("warning", message=message)
 
     def beat(self, phase: str) -> None:
         if self.rank == 0:

@@ -6,6 +6,7 @@ It knows nothing of stores, Kaggle or notebooks. `main(run_folder)` also runs in
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,11 @@ def _train(folder: RunFolder) -> dict[str, Any]:
         return _said(run["checkpoint"], run["checkpoint"], run["stopped_early"])
 
     from kaggle_lib import hooks, strategies
+    from kaggle_lib.training import exact
 
     config = hooks.settled(RunConfig.from_json(run["config"]), folder.hooks)
+    if config.deterministic:
+        exact.prepare()
     strategy = strategies.get(config)  # first of all: it may have to patch what is imported next
 
     import torch
@@ -53,12 +57,15 @@ def _train(folder: RunFolder) -> dict[str, Any]:
     from kaggle_lib.data.steps import Cut, Steps, cut_of, mix
     from kaggle_lib.evaluation import likelihood
     from kaggle_lib.strategies import adapter
+    from kaggle_lib.training import calibration
     from kaggle_lib.training.memory import Recomputation
     from kaggle_lib.training.trainer import RunTrainer
 
     processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     on_cpu = not torch.cuda.is_available()
     device = torch.device("cpu") if on_cpu else torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if config.deterministic:
+        exact.settle()
     strategy.check(config, device)
     if not on_cpu:
         torch.cuda.set_device(device)  # NCCL's barriers and Unsloth's kernels use the current one
@@ -125,6 +132,13 @@ def _train(folder: RunFolder) -> dict[str, Any]:
         },
         on_cpu=on_cpu,
     )
+    if recomputation.calibrates:
+        if log:
+            log.write("phase", phase="calibration")
+        room = calibration.room_on_gpu(config.memory_fraction)
+        memory = calibration.settle(trainer, room, fresh=run["cut"] is None and config.token_budget == "auto")
+        if log and memory:
+            log.write("calibration", room=room, token_budget=trainer.steps.cut.token_budget, **asdict(memory))
     for callback in callbacks:
         trainer.add_callback(callback)
     if log:

@@ -48,6 +48,14 @@ def test_no_packed_sample_sees_another(probed):
     assert [one["leak"] for one in probed] == [False, False]
 
 
+def test_no_gradient_and_no_token_passes_between_samples(probed):
+    """Of the other sample's loss: a gradient of exactly 0, and the same bits whatever the first sample says."""
+    for one in probed:
+        for path, (to_the_other, to_itself, same) in one["isolated"].items():
+            assert (path, to_the_other, to_itself, same) == (path, 0.0, True, True)
+    assert [sorted(one["isolated"]) for one in probed] == [["by positions", "packed", "padded"], ["packed", "padded"]]
+
+
 def test_the_same_loss_to_half_precision(probed):
     peft, unsloth = probed
     assert unsloth["logits"] == pytest.approx(peft["logits"], rel=2e-3)

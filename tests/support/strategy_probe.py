@@ -123,6 +123,47 @@ def main(name, folder, base_model):
         loss.backward()
         return loss.item(), digest({name: p.grad for name, p in trainable.items()})
 
+    def isolated(collate):
+        """Of B's loss beside A, in the same micro-batch: the largest gradient to A's inputs of the first layer and to
+        B's, and whether other tokens of the same length in A leave the loss as it is, to the bit."""
+        first, second, met = rows[0], rows[1], []
+        length = len(first["input_ids"])
+
+        def watch(_, positional, named):
+            hidden = named["hidden_states"] if "hidden_states" in named else positional[0]
+            met.append(hidden.detach().requires_grad_())
+            if "hidden_states" in named:
+                return positional, {**named, "hidden_states": met[-1]}
+            return (met[-1], *positional[1:]), named
+
+        def loss(ids):
+            silent = {**first, "input_ids": ids, "labels": [batch.IGNORED] * length}
+            made = collate([silent, second])
+            made = {key: value.to(device) if torch.is_tensor(value) else value for key, value in made.items()}
+            with half:
+                return model(**made, use_cache=False, num_items_in_batch=50).loss
+
+        model.eval()
+        strategy.recompute(model, 0)
+        handle = model.get_base_model().model.layers[0].register_forward_pre_hook(watch, with_kwargs=True)
+        told = loss(first["input_ids"])
+        told.backward()
+        handle.remove()
+        model.zero_grad()
+        grad = met[0].grad
+        mine, theirs = (grad[:, :length], grad[:, length:]) if len(grad) == 1 else (grad[:1], grad[1:])
+        return [mine.abs().max().item(), theirs.abs().max().item() > 0, loss(first["input_ids"][::-1]).equal(told)]
+
+    def by_positions(samples):
+        return {key: value for key, value in batch.padding_free(samples).items() if key != "segments"}
+
+    found["isolated"] = {
+        "packed": isolated(batch.padding_free),
+        "padded": isolated(lambda samples: batch.padded(samples, tokenizer.pad_token_id)),
+    }
+    if name == "peft":  # on a GPU Unsloth's attention goes by the lengths alone
+        found["isolated"]["by positions"] = isolated(by_positions)
+
     found["gradients"] = [gradients(layers) for layers in (0, 2, None)]
     model.eval()
     with torch.no_grad(), half:

@@ -288,11 +288,12 @@ def test_what_the_original_did_not_state_is_marked() -> None:
     assert not stated & chosen
 
 
-def test_the_full_preset_differs_by_its_rows_alone() -> None:
+def test_the_full_preset_differs_by_its_rows_and_by_what_changes_no_bit() -> None:
     small, full = (RunConfig.create(read_preset(name)).model_dump() for name in ("bengali-8b-t4", "bengali-8b-t4-full"))
     assert {name: (small[name], full[name]) for name in small if small[name] != full[name]} == {
         "run": ("bengali-8b-t4", "bengali-8b-t4-full"),
         "rows": (6000, None),
+        "recomputation": ("full", "auto"),
     }
 
 
@@ -345,6 +346,9 @@ OTHER: dict[str, Any] = {
     "lora_bias": None,
     "lora_target_modules": ("q_proj",),
     "recomputation": "full",
+    "memory_fraction": 0.5,
+    "lean_mlp": False,
+    "deterministic": True,
     "padding_free": False,
     "token_budget": 512,
     "min_micro_batches": 1,
@@ -387,6 +391,8 @@ FREE = {
         "payload",
         "work_dir",
         "recomputation",
+        "memory_fraction",
+        "lean_mlp",
         "processes",
         "save_steps",
         "eval_steps",

@@ -1,12 +1,14 @@
 """Steps are a pure function of seed and number; epochs are whole; processes share whole micro-batches."""
 
+import statistics
 import subprocess
 import sys
 
 import pytest
 
 from kaggle_lib.config import RunConfig
-from kaggle_lib.data.steps import Cut, Piece, Steps, cut_of, mix
+from kaggle_lib.data.mixture import mixture
+from kaggle_lib.data.steps import Cut, Piece, Steps, arranged, cut_of, mix
 
 LENGTHS = [5, 40, 90, 300, 17, 33, 250, 8, 61, 120, 44, 290]
 
@@ -70,7 +72,7 @@ def test_the_order_is_the_same_in_another_process_and_hash_seed():
 def test_the_order_is_frozen_for_ever():
     """These numbers are what runs in the field have trained on; a change breaks every resume."""
     assert mix(7, "order", 0, 3) == 5576646346322427054
-    assert [steps().samples(step) for step in (0, 5)] == [[0, 10, 8, 2], [2, 9, 8, 5]]
+    assert [steps().samples(step) for step in (0, 5)] == [[2, 8, 7, 0], [2, 8, 10, 1]]
 
 
 @pytest.mark.parametrize("padding_free", [True, False])
@@ -116,3 +118,99 @@ def test_the_budget_of_a_fresh_run(value, budget):
         {"run": "r", "base_model": "sample", "data": "sample", "max_length": 200, "token_budget": value}
     )
     assert cut_of(config) == Cut(budget, 2, True)
+
+
+def efficiency(run, processes):
+    """Tokens ÷ (processes · tokens of the fullest share), summed over all steps: what is not waiting."""
+    total = longest = 0
+    for step in range(run.total):
+        batches = run.micro_batches(step)
+        loads = [sum(run.cost(batches[number]) for number in share) for share in run.share(step, processes)]
+        total, longest = total + sum(loads), longest + max(loads)
+    return total / processes / longest
+
+
+def step_tokens(run):
+    return [sum(run.lengths[row] for row in run.samples(step)) for step in range(run.total)]
+
+
+class Shuffled(Steps):
+    """The same steps in the plainly shuffled order, for comparison."""
+
+    def _epoch(self, epoch):
+        if epoch not in self._epochs:
+            rows = range(len(self.lengths))
+            self._epochs[epoch] = sorted(rows, key=lambda row: mix(self.seed, "order", epoch, row))
+        return self._epochs[epoch]
+
+
+@pytest.mark.parametrize(
+    # samples a step, processes, least efficiency, most times the shuffled order's spread of a step's tokens
+    ("batch_size", "processes", "least", "spread"),
+    [
+        (4, 2, 0.96, 1.3),
+        (8, 2, 0.97, 1.2),
+        (16, 2, 0.98, 1.1),
+        (8, 4, 0.92, 1.9),
+        (16, 4, 0.95, 1.8),
+        (5, 2, 0.92, 1.3),
+    ],
+)
+@pytest.mark.parametrize("budget", [1600, 4096])
+def test_shares_are_equal_on_the_mixture(batch_size, processes, least, spread, budget):
+    values = {"batch_size": batch_size, "lengths": mixture(703), "cut": Cut(budget, processes, True), "epochs": 1.5}
+    ours, plain = steps(**values), Shuffled(7, *[values[name] for name in ("batch_size", "lengths", "cut", "epochs")])
+    share, shuffled = efficiency(ours, processes), efficiency(plain, processes)
+    assert share > max(least, shuffled + 0.01)
+    # No step of one length: sums over a step spread hardly more than at random, and their mean is the rows' mean.
+    ratio = statistics.pstdev(step_tokens(ours)) / statistics.pstdev(step_tokens(plain))
+    print(f"{batch_size} samples, {processes} processes: {shuffled:.3f} → {share:.3f}, spread × {ratio:.2f}")
+    assert ratio < spread
+    samples = [[ours.lengths[row] for row in ours.samples(step)] for step in range(ours.total - 1)]
+    assert statistics.mean(max(lengths) / min(lengths) for lengths in samples) > 1.7
+
+
+def test_arranging_moves_rows_within_their_block_only():
+    lengths = mixture(300)
+    order = sorted(range(300), key=lambda row: mix("any", row))
+    made = arranged(order, lengths, 4, 2, head=3)
+    assert made != order
+    assert made[:3] == order[:3]
+    for begin in range(3, 300, 64):
+        assert sorted(made[begin : begin + 64]) == sorted(order[begin : begin + 64])
+    assert made[-1:] == order[-1:]  # 297 rows after the head: 74 steps and one row
+    neighbours = set()
+    for begin in range(3, 299, 64):
+        block = sorted((lengths[row] for row in order[begin : min(begin + 64, 299)]), reverse=True)
+        neighbours |= {frozenset(pair) for pair in zip(block[::2], block[1::2], strict=True)}
+    for begin in range(3, 299, 4):
+        first, second, third, fourth = sorted((lengths[row] for row in made[begin : begin + 4]), reverse=True)
+        pairs = {frozenset((first, second)), frozenset((third, fourth))}
+        assert pairs <= neighbours
+    for batch_size, group in ((4, 1), (3, 2), (1, 2)):
+        assert arranged(order, lengths, batch_size, group) == order
+
+
+def test_groups_are_where_the_steps_are_in_every_epoch_and_extension():
+    """An epoch that begins inside a step completes that step first; an extension's steps begin with it."""
+    lengths = mixture(201)
+    run = steps(lengths=lengths, epochs=3, extended=(1, 0.5, 1))
+    order = [row for step in range(run.total) for row in run.samples(step)]
+    for epoch in range(5):
+        assert sorted(order[epoch * 201 : (epoch + 1) * 201]) == list(range(201))
+    assert efficiency(run, 2) > 0.95
+    assert efficiency(run, 2) > 0.07 + efficiency(Shuffled(7, 4, lengths, run.cut, 3, None, (1, 0.5, 1)), 2)
+
+
+def test_the_mixture():
+    lengths = mixture(1000)
+    assert lengths == mixture(1000) != mixture(1000, seed=8)
+    assert sorted(lengths) == sorted(mixture(1000, seed=8))
+    assert statistics.mean(lengths) == pytest.approx(466, rel=0.005)
+    assert statistics.median(lengths[:]) == pytest.approx(322, rel=0.02)
+    assert (min(lengths), max(lengths)) == (69, 4096)
+    for mean in (200, 461, 1000, 2000):
+        assert statistics.mean(mixture(1000, mean=mean)) == pytest.approx(mean, rel=0.006)
+    assert max(mixture(100, max_length=512)) == 512
+    assert mixture(3, max_length=16) == [16, 16, 16]
+    assert mixture(5, mean=9000) == [4096] * 5

@@ -87,6 +87,14 @@ def test_no_packed_sample_sees_another(probed):
     assert [one["leak"] for one in probed] == [False, False]
 
 
+def test_no_gradient_and_no_token_passes_between_samples(probed):
+    """Of the other sample's loss: a gradient of exactly 0, and the same bits whatever the first sample says."""
+    for one in probed:
+        for path, (to_the_other, to_itself, same) in one["isolated"].items():
+            assert (path, to_the_other, to_itself, same) == (path, 0.0, True, True)
+    assert [sorted(one["isolated"]) for one in probed] == [["by positions", "packed", "padded"], ["packed", "padded"]]
+
+
 def test_what_unsloth_would_load_in_another_way_is_refused(probed):
     first, second, third, windowed, fourth = probed[1]["refusals"]
     asked = "as asked. Nothing has been changed. The worker's log says why; or start another run with strategy=peft."
