@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kaggle_lib.errors import UserError
-from kaggle_lib.session.secrets import hub_token, kaggle_token
+from kaggle_lib.session.secrets import hub_token, kaggle_token, setting
 
 
 @pytest.fixture(autouse=True)
@@ -156,3 +156,12 @@ def test_kaggles_key_needs_its_user_name(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_token_is_not_in_its_representation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", "very-secret")
     assert "very-secret" not in f"{kaggle_token()!r} {kaggle_token()}"
+
+
+def test_a_setting_is_a_variable_or_a_secret_of_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert setting("WANDB_API_KEY") is None
+    attach(monkeypatch, tmp_path, WANDB_API_KEY="from-secret")
+    assert setting("WANDB_API_KEY") == "from-secret"
+    assert setting("MLFLOW_TRACKING_URI") is None
+    monkeypatch.setenv("WANDB_API_KEY", "from-variable")
+    assert setting("WANDB_API_KEY") == "from-variable"
