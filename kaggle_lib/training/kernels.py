@@ -50,7 +50,12 @@ def attention(
             seen = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril()
             seen, causal = seen.triu(1 - (sliding_window or tokens)), False
         if softcap:
-            return _capped(query, key, value, seen, dropout, scaling, softcap)
+            scores = query @ key.transpose(2, 3) * (query.shape[3] ** -0.5 if scaling is None else scaling)
+            scores = softcap * torch.tanh(scores / softcap)
+            if seen is not None:  # not -inf: a pad sees nothing, and would be NaN
+                scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+            weights = softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
+            return torch.nn.functional.dropout(weights, dropout) @ value
         return scaled_dot_product_attention(
             query, key, value, attn_mask=seen, dropout_p=dropout, scale=scaling, is_causal=causal
         )
@@ -61,23 +66,6 @@ def attention(
     else:
         out = attend(query, key, value)
     return out.transpose(1, 2).contiguous(), None
-
-
-def _capped(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    seen: torch.Tensor | None,
-    dropout: float,
-    scaling: float | None,
-    softcap: float,
-) -> torch.Tensor:
-    scores = query @ key.transpose(2, 3) * (query.shape[3] ** -0.5 if scaling is None else scaling)
-    scores = softcap * torch.tanh(scores / softcap)
-    if seen is not None:  # not -inf: a pad sees nothing, and would be NaN
-        scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
-    weights = softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
-    return torch.nn.functional.dropout(weights, dropout) @ value
 
 
 AttentionInterface.register(ATTENTION, attention)
