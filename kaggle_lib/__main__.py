@@ -229,6 +229,7 @@ def publish(
     base: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="The base model's Hub id, where it was a folder.")
     ] = None,
+    adapter: Adapter = "last",
     form: Annotated[
         str, typer.Option(metavar="FORM", help="adapter; merged: 16-bit weights; gguf: for llama.cpp and Ollama.")
     ] = "adapter",
@@ -245,7 +246,8 @@ def publish(
 ) -> None:
     """Publish a finished run's result with its card, evaluation and report to the Hub's `main`, in one commit."""
     call = functools.partial(api.publish, to=to, public=public, base=base, form=form, quantization=quantization)
-    _call(functools.partial(call, scratch=scratch, llama_cpp=llama_cpp), preset, config, set_, as_json)
+    call = functools.partial(call, adapter=adapter, scratch=scratch, llama_cpp=llama_cpp)
+    _call(call, preset, config, set_, as_json)
 
 
 rate = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="People rate the answers, blind.")

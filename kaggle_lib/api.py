@@ -118,6 +118,7 @@ def publish(
     to: str | None = None,
     public: bool = False,
     base: str | None = None,
+    adapter: Which = "last",
     form: str = "adapter",
     quantization: str = "q8_0",
     scratch: str | None = None,
@@ -126,14 +127,16 @@ def publish(
 ) -> Published:
     """Publish a finished run to the Hub's `main`: adapter, tokenizer, generation config, card, evaluation, report, in
     one commit. `to`: the repo (user/name), the store's own unless given; `base`: the base model's Hub id, where the run
-    had it from a folder. `form`: adapter, merged (16-bit weights) or gguf, of that `quantization`; a form is made in
-    the folder `scratch`, the run folder unless given, and a GGUF file by llama.cpp in the folder `llama_cpp`. Raises
-    NotFinished.
+    had it from a folder. `adapter`: of the last step, or of the best validation. `form`: adapter, merged (16-bit
+    weights) or gguf, of that `quantization`; a form is made in the folder `scratch`, the run folder unless given, and a
+    GGUF file by llama.cpp in the folder `llama_cpp`. Raises NotFinished.
     """
     from kaggle_lib.report.publish import Making, publish
 
     making = Making(form, quantization, scratch, llama_cpp)
-    return publish(gather(preset, config, values), to=to, public=public, base=base, making=making, say=_say)
+    return publish(
+        gather(preset, config, values), to=to, public=public, base=base, making=making, which=adapter, say=_say
+    )
 
 
 def rate_build(

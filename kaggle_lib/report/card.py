@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kaggle_lib import __version__
+from kaggle_lib.checkpoints.manifest import Manifest
 from kaggle_lib.config import RunConfig
 from kaggle_lib.report.page import claim
 from kaggle_lib.runs.export import Export
@@ -41,8 +42,8 @@ def write(
     repo: str,
     base: str | None,
     commit: str | None,
-    step: int,
-    total_steps: int,
+    manifest: Manifest,
+    which: str,
     ledger: Sequence[Record],
     result: Mapping[str, Any] | None,
     existing: str | None = None,
@@ -50,8 +51,9 @@ def write(
     made: Export | None = None,
 ) -> ModelCard:
     """The card of the run's result for `repo`. `base`: the base model's Hub id, or None where it has none; `commit`:
-    the one it was trained on. `result`: the evaluation's, if there is one. `existing`: the card that is there.
-    `form`: what is published; `made`: its files and how it compares, where it is not the adapter.
+    the one it was trained on. `manifest`: of its checkpoint, the last one or the best one (`which`). `result`: the
+    evaluation's, if there is one. `existing`: the card that is there. `form`: what is published; `made`: its files and
+    how it compares, where it is not the adapter.
     """
     llama = "llama" in (base or "").lower()
     bengali = CORPUS in config.data.replace(" ", "") or "bengali-empathetic" in config.data.lower()
@@ -90,8 +92,10 @@ def write(
             base=f"[{base}](https://huggingface.co/{base})" if base else "a base model that is not on the Hub",
             base_json=json.dumps(base or "the-base-model"),
             commit=commit,
-            step=step,
-            total_steps=total_steps,
+            step=manifest.step,
+            total_steps=manifest.total_steps,
+            early=manifest.stopped_early,
+            best=manifest.best if which == "best" else None,
             llama=llama,
             # transformers' default attention leaves Gemma 2's caps out.
             eager="gemma-2-" in (base or "").lower(),

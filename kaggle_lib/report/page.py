@@ -36,9 +36,17 @@ MEASURES = (
 MOST_WARNINGS = 200  # on the page; the ledger and the events have all
 
 
-def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record], state: StoreState | None = None) -> Path:
+def build(
+    folder: RunFolder,
+    config: RunConfig,
+    ledger: Sequence[Record],
+    state: StoreState | None = None,
+    *,
+    adapter: Path | None = None,
+) -> Path:
     """Write `report/index.html` of the run folder and return its path. `ledger`: a record a session, in order; `state`:
-    what the store holds, of which the page says how much, and who may be writing.
+    what the store holds, of which the page says how much, and who may be writing; `adapter`: the folder of the one that
+    the page lies beside, if it is not the last one.
 
     Needs neither an evaluation nor a step: what is not there yet is named on the page.
     Raises UserError where a damaged evaluation is there, or where the page cannot be written.
@@ -67,7 +75,7 @@ def build(folder: RunFolder, config: RunConfig, ledger: Sequence[Record], state:
         evaluation=evaluation.section(environment, folder.evaluation, result),
         datasheet=datasheet.section(environment, folder),
         people=people.section(environment, folder),
-        outdated=result is not None and _is_outdated(folder, result),
+        outdated=result is not None and _is_outdated(adapter or folder.adapter, result),
         measures=MEASURES,
         sessions=[_session(*one) for one in zip(range(1, len(ledger) + 1), ledger, each, strict=True)],
         parts=hours.PARTS,
@@ -174,9 +182,9 @@ def read_result(folder: RunFolder) -> dict[str, Any] | None:
     return result
 
 
-def _is_outdated(folder: RunFolder, result: Mapping[str, Any]) -> bool:
+def _is_outdated(adapter: Path, result: Mapping[str, Any]) -> bool:
     """The adapter that lies there is not the one that was evaluated."""
-    weights = folder.adapter / "adapter_model.safetensors"
+    weights = adapter / "adapter_model.safetensors"
     return weights.is_file() and sha256_of(weights) != result["adapter_sha256"]
 
 

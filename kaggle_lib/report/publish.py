@@ -12,11 +12,11 @@ from kaggle_lib.errors import ConfigError, NotFinished, UserError
 from kaggle_lib.files import write_json
 from kaggle_lib.report import card, page, sending
 from kaggle_lib.report.sending import CARD
-from kaggle_lib.runs import export, gguf, ledger, resume
+from kaggle_lib.runs import best, export, gguf, ledger, resume
 from kaggle_lib.runs.folder import RunFolder
 from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_run
 from kaggle_lib.runs.prepare import settle_hooks, write_run
-from kaggle_lib.runs.supervise import restore_finished
+from kaggle_lib.runs.supervise import WEIGHTS
 from kaggle_lib.session.secrets import hub_token
 from kaggle_lib.values import is_hub_id
 
@@ -62,14 +62,16 @@ def publish(
     public: bool = False,
     base: str | None = None,
     making: Making = ADAPTER,
+    which: best.Which = "last",
     say: Say,
 ) -> Published:
     """Publish a finished run in the form of `making`: weights, tokenizer with the template trained with, generation
     config, model card, evaluation and report, in one commit on `main` of `to` (the store's own repo unless given).
 
-    `base`: the base model's Hub id, where the run had it from a folder. Raises NotFinished; ConfigError for a repo, a
-    base id or a quantisation that is none; UserError for a form that cannot be made here or is not what the adapter is,
-    and for a card that the Hub refuses, before anything large is sent; StoreError.
+    `base`: the base model's Hub id, where the run had it from a folder; `which`: the adapter of the last step, or of
+    the best validation. An evaluation of another adapter is not published with it. Raises NotFinished; ConfigError for
+    a repo, a base id or a quantisation that is none; UserError for a form that cannot be made here or is not what the
+    adapter is, and for a card that the Hub refuses, before anything large is sent; StoreError.
     """
     if making.form not in sending.WEIGHTS:
         raise ConfigError([f"--form: {making.form!r} is none of {', '.join(sending.WEIGHTS)}"])
@@ -96,8 +98,8 @@ def publish(
                 f"Run {config.run!r} is not finished (step {found.step}), so there is nothing to publish yet.",
                 todo="Run `train` to go on.",
             )
-        restore_finished(opened, found.manifest)
-        adapter, step, total_steps = folder.adapter, found.step, found.manifest.total_steps
+        manifest, adapter = best.adapter(opened, found, which)
+        step = manifest.step
         token = hub_token()
         if token is None:
             raise UserError(
@@ -109,7 +111,14 @@ def publish(
         made = _make(opened, found, adapter, making, repo_id, say)
     base = base or (config.base_model if opened.base_commit else None)
     records = ledger.closed(opened.state.ledger, None)
-    page.build(folder, config, records)
+    page.build(folder, config, records, adapter=adapter)
+    result = page.read_result(folder)
+    if result and result["adapter_sha256"] != manifest.files[WEIGHTS].sha256:
+        say(
+            f"warning: The evaluation is of another adapter than this one of step {step}, so it is not published with "
+            f"it. Run `evaluate --adapter {which}`, and publish again."
+        )
+        result = None
 
     def write_card(existing: str | None) -> str:
         written = card.write(
@@ -117,17 +126,17 @@ def publish(
             repo=repo_id,
             base=base,
             commit=opened.base_commit,
-            step=step,
-            total_steps=total_steps,
+            manifest=manifest,
+            which=which,
             ledger=records,
-            result=page.read_result(folder),
+            result=result,
             existing=existing,
             form=making.form,
             made=made,
         )
         return str(written)
 
-    files = _stage(folder, adapter, made)
+    files = _stage(folder, adapter, made, evaluated=result is not None)
     what = f"run {config.run} at step {step}"
     tree, unchanged = sending.send(repo, files, write_card, making.form, public, what, say)
     if not unchanged and base and "llama" in base.lower() and not repo_id.split("/")[1].lower().startswith("llama"):
@@ -155,7 +164,7 @@ def _make(
     return export.quantised(opened, adapter, making.scratch, making.quantization, making.llama_cpp, name, say)
 
 
-def _stage(folder: RunFolder, adapter: Path, made: export.Export | None) -> dict[str, Path]:
+def _stage(folder: RunFolder, adapter: Path, made: export.Export | None, evaluated: bool) -> dict[str, Path]:
     """All files by their names in the repo; the card's is written when it is sent."""
     aside = folder.root / "publish"
     aside.mkdir(exist_ok=True)
@@ -163,7 +172,7 @@ def _stage(folder: RunFolder, adapter: Path, made: export.Export | None) -> dict
     if made is None:
         write_json(aside / "generation_config.json", export.generation_config(adapter))
         files["generation_config.json"] = aside / "generation_config.json"
-    for source in (folder.evaluation, folder.report):
+    for source in (folder.evaluation, folder.report) if evaluated else (folder.report,):
         for path in sorted(source.rglob("*")) if source.is_dir() else []:
             inside = path.relative_to(source).parts
             # `parts` is what an evaluation goes on from; the answers and scores have all of it.

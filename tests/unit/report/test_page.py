@@ -161,7 +161,7 @@ def test_empty_answers_are_said(tmp_path):
 def test_an_evaluation_of_another_adapter_is_said(tmp_path):
     folder, records = fake_run(tmp_path / "r")
     evaluated(folder)
-    said = "This evaluation is of another adapter than the one in"
+    said = "This evaluation is of another adapter, of step 180, than the one here."
     assert said not in built(folder, records)
     (folder.adapter / "adapter_model.safetensors").write_bytes(b"others")
     assert said in built(folder, records)
