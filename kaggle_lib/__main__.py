@@ -246,8 +246,8 @@ def publish(
 ) -> None:
     """Publish a finished run's result with its card, evaluation and report to the Hub's `main`, in one commit."""
     call = functools.partial(api.publish, to=to, public=public, base=base, form=form, quantization=quantization)
-    call = functools.partial(call, adapter=adapter, scratch=scratch, llama_cpp=llama_cpp)
-    _call(call, preset, config, set_, as_json)
+    given: dict[str, Any] = {"adapter": adapter, "scratch": scratch, "llama_cpp": llama_cpp}
+    _call(functools.partial(call, **given), preset, config, set_, as_json)
 
 
 rate = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="People rate the answers, blind.")

@@ -133,10 +133,8 @@ def publish(
     """
     from kaggle_lib.report.publish import Making, publish
 
-    making = Making(form, quantization, scratch, llama_cpp)
-    return publish(
-        gather(preset, config, values), to=to, public=public, base=base, making=making, which=adapter, say=_say
-    )
+    making = Making(form, quantization, scratch, llama_cpp, adapter)
+    return publish(gather(preset, config, values), to=to, public=public, base=base, making=making, say=_say)
 
 
 def rate_build(

@@ -44,12 +44,13 @@ class Published:
 @dataclass(frozen=True)
 class Making:
     """How a form is made. `quantization`: of a GGUF file; `scratch`: the folder that it is made in, the run folder
-    unless given; `llama_cpp`: where its programs are."""
+    unless given; `llama_cpp`: where its programs are. `adapter`: of the last step, or of the best validation."""
 
     form: str = "adapter"
     quantization: str = "q8_0"
     scratch: str | None = None
     llama_cpp: str | None = None
+    adapter: best.Which = "last"
 
 
 ADAPTER = Making()
@@ -62,16 +63,15 @@ def publish(
     public: bool = False,
     base: str | None = None,
     making: Making = ADAPTER,
-    which: best.Which = "last",
     say: Say,
 ) -> Published:
     """Publish a finished run in the form of `making`: weights, tokenizer with the template trained with, generation
     config, model card, evaluation and report, in one commit on `main` of `to` (the store's own repo unless given).
 
-    `base`: the base model's Hub id, where the run had it from a folder; `which`: the adapter of the last step, or of
-    the best validation. An evaluation of another adapter is not published with it. Raises NotFinished; ConfigError for
-    a repo, a base id or a quantisation that is none; UserError for a form that cannot be made here or is not what the
-    adapter is, and for a card that the Hub refuses, before anything large is sent; StoreError.
+    `base`: the base model's Hub id, where the run had it from a folder. An evaluation of another adapter is not
+    published with this one. Raises NotFinished; ConfigError for a repo, a base id or a quantisation that is none;
+    UserError for a form that cannot be made here or is not what the adapter is, and for a card that the Hub refuses,
+    before anything large is sent; StoreError.
     """
     if making.form not in sending.WEIGHTS:
         raise ConfigError([f"--form: {making.form!r} is none of {', '.join(sending.WEIGHTS)}"])
@@ -98,7 +98,7 @@ def publish(
                 f"Run {config.run!r} is not finished (step {found.step}), so there is nothing to publish yet.",
                 todo="Run `train` to go on.",
             )
-        manifest, adapter = best.adapter(opened, found, which)
+        manifest, adapter = best.adapter(opened, found, making.adapter)
         step = manifest.step
         token = hub_token()
         if token is None:
@@ -116,7 +116,7 @@ def publish(
     if result and result["adapter_sha256"] != manifest.files[WEIGHTS].sha256:
         say(
             f"warning: The evaluation is of another adapter than this one of step {step}, so it is not published with "
-            f"it. Run `evaluate --adapter {which}`, and publish again."
+            f"it. Run `evaluate --adapter {making.adapter}`, and publish again."
         )
         result = None
 
@@ -127,7 +127,7 @@ def publish(
             base=base,
             commit=opened.base_commit,
             manifest=manifest,
-            which=which,
+            which=making.adapter,
             ledger=records,
             result=result,
             existing=existing,

@@ -63,10 +63,9 @@ def _source(opened: Opened, last: Manifest, fetched: Path) -> tuple[Path, Manife
                 return fetched, opened.store.fetch(stored, fetched)
             except CheckpointError as error:
                 reason = f"{error.file} {error.reason}"
-    step, bits = last.best_step, last.best["bits_per_byte"]
     raise CheckpointError(
-        f"The checkpoint of the best validation, step {step} with {bits:.4f} bits per byte, can be had neither from "
-        f"{opened.folder.checkpoints} nor from the store {opened.store.place}: {reason}.",
+        f"The checkpoint of the best validation, step {last.best_step} with {last.best['bits_per_byte']:.4f} bits per "
+        f"byte, can be had neither from {opened.folder.checkpoints} nor from the store {opened.store.place}: {reason}.",
         kept=f"The last one, step {last.step}, is there.",
         todo="Take that one: --adapter last.",
     )
