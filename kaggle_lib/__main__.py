@@ -250,6 +250,19 @@ def publish(
     _call(functools.partial(call, **given), preset, config, set_, as_json)
 
 
+@app.command(epilog=_keys(("work_dir", "data", "base_model")))
+def join(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The first machine's `rendezvous`.")],
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    wait: Annotated[float, typer.Option(min=0, metavar="MINUTES", help="Give up where nobody is there.")] = 15.0,
+    as_json: Json = False,
+) -> None:
+    """Train with another machine's session, which has `nodes` set; ends with that session, and with its exit code."""
+    _call(functools.partial(api.join, address, wait=wait), preset, config, set_, as_json)
+
+
 rate = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="People rate the answers, blind.")
 app.add_typer(rate, name="rate")
 

@@ -51,6 +51,16 @@ def train(preset: str | None = None, config: str | Path | None = None, **values:
     return supervise.train(gather(preset, config, values), say=_say)
 
 
+def join(
+    address: str, preset: str | None = None, config: str | Path | None = None, *, wait: float = 15.0, **values: object
+) -> Outcome:
+    """Train with the session of another machine that waits at `address` (host:port), and return how it ended. `values`
+    may say where `data`, `base_model` and `work_dir` are here. `wait`: minutes, where nobody is there."""
+    from kaggle_lib.runs import machines
+
+    return machines.join(address, _places(gather(preset, config, values), *machines.OWN), wait, say=_say)
+
+
 def evaluate(
     preset: str | None = None, config: str | Path | None = None, *, adapter: Which = "last", **values: object
 ) -> Outcome:

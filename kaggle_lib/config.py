@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kaggle_lib.errors import ConfigError, ResumeError
-from kaggle_lib.values import described, is_hub_id, read
+from kaggle_lib.values import as_clause, described, is_hub_id, read
 
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HUB = "hf://"
@@ -167,6 +167,9 @@ class RunConfig(BaseModel):
         "auto", "Training processes: auto is one per GPU, or one. Another number: equal to rounding.", "free"
     )
 
+    nodes: int = option(1, "Machines that train together: this one, and those that `join` it.", "free", ge=1)
+    rendezvous: str | None = option(None, "`host:port` where this machine waits for the other `nodes`.", "free")
+
     save_steps: int = option(50, "A checkpoint every so many steps.", "free", ge=1)
     eval_steps: int = option(
         50, "Validation every so many steps; 0: off. Frozen where early stopping counts them.", "free", ge=0
@@ -239,7 +242,7 @@ class RunConfig(BaseModel):
                 if item["type"] == "missing":
                     problems.append(f"{name}: missing. {cls.model_fields[name].description}")
                 else:
-                    problems.append(f"{name}: {_lower(item['msg'])}, not {item['input']!r}")
+                    problems.append(f"{name}: {as_clause(item['msg'])}, not {item['input']!r}")
         # Contradictions among the values that can be read are told together with those that cannot.
         readable = {name: value for name, value in parsed.items() if name not in broken}
         looked = config or cls.model_construct(None, **{"run": "-", "base_model": "-", "data": "-", **readable})
@@ -278,9 +281,11 @@ class RunConfig(BaseModel):
         if isinstance(self.processes, int):
             if self.processes < 1:
                 yield "processes", f"processes: should be auto or at least 1, not {self.processes}"
-            elif self.processes > self.train_batch_size:
-                shared = f"{self.processes} processes cannot share a step of {self.train_batch_size} samples"
-                yield "processes train_batch_size", f"processes: {shared}"
+            elif (processes := self.processes * self.nodes) > self.train_batch_size:
+                shared = f"{processes} processes cannot share a step of {self.train_batch_size} samples"
+                yield "processes nodes train_batch_size", f"processes: {shared}"
+        if self.nodes > 1 and not re.fullmatch(r"[^:/\s]+:[0-9]{1,5}", self.rendezvous or ""):
+            yield "nodes rendezvous", f"rendezvous: should be host:port where nodes is {self.nodes}"
         if self.payload == "bucket" and not self.store.startswith(HUB):
             yield "payload store", "payload: bucket needs store=hf://user/repo"
         if self.store.startswith(HUB):
@@ -325,10 +330,6 @@ POLICY: dict[str, Policy] = {
 
 # What a session records of its machine; a change is noted and ends the bit-for-bit claim from there.
 RECORDED = ("torch", "cuda", "gpu", "python", "transformers", "peft", "trl", "bitsandbytes", "unsloth", "unsloth_zoo")
-
-
-def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:].removesuffix(".")
 
 
 def parse(values: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:

@@ -131,3 +131,8 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def as_clause(message: str) -> str:
+    """A sentence, to stand inside of another."""
+    return message[:1].lower() + message[1:].removesuffix(".")

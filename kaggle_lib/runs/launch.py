@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -54,13 +55,33 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def command(module: str, folder: RunFolder, processes: int) -> list[str]:
+@dataclass(frozen=True)
+class Meeting:
+    """Where the workers of `nodes` machines meet in one attempt: `host` as this machine knows the first one, a `port`
+    that no other attempt had, so that nothing of a dead one is found there."""
+
+    host: str
+    port: int
+    node: int
+    nodes: int
+
+    def words(self) -> list[str]:
+        """torchrun's static rendezvous: the first machine is node 0, and its first worker rank 0."""
+        at = f"--rdzv-endpoint={self.host}:{self.port}"
+        return ["--rdzv-backend=static", at, f"--nnodes={self.nodes}", f"--node-rank={self.node}"]
+
+
+# By itself torchrun gives the workers the machine's name, which in a container need not lead anywhere.
+ALONE = ("--standalone", "--local-addr=127.0.0.1")
+
+
+def command(module: str, folder: RunFolder, processes: int, meeting: Meeting | None = None) -> list[str]:
     """Plain Python for one process, torchrun for several; without restarts, which are the supervisor's."""
-    if processes == 1:
+    if processes == 1 and meeting is None:
         return [sys.executable, "-m", module, str(folder.root)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    # By itself it gives the workers the machine's name, which in a container need not lead anywhere.
-    return [*torchrun, "--local-addr=127.0.0.1", "--max-restarts=0", "-m", module, str(folder.root)]
+    where = meeting.words() if meeting else ALONE
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={processes}"]
+    return [*torchrun, "--max-restarts=0", "-m", module, str(folder.root)]
 
 
 def hang_seconds(hang_minutes: float, phase: str) -> float:
@@ -69,7 +90,7 @@ def hang_seconds(hang_minutes: float, phase: str) -> float:
     return 60 * hang_minutes * (1 if phase == "train" else 4)
 
 
-def environment(processes: int) -> dict[str, str]:
+def environment(processes: int, meeting: Meeting | None = None) -> dict[str, str]:
     """What a worker gets to see: no token, the Hub offline, the package from wherever the notebook or command runs."""
     found = {
         **{name: value for name, value in os.environ.items() if name not in secrets.VARIABLES},
@@ -82,6 +103,8 @@ def environment(processes: int) -> dict[str, str]:
         # Waiting OpenMP threads sleep: on a busy machine spinning ones take the cores from those that work.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
+    if meeting:  # as torchrun does for several processes of one machine: another number of threads rounds otherwise
+        found.setdefault("OMP_NUM_THREADS", "1")
     if processes == 1 and (first := visible_gpus()[:1]):
         # With two GPUs in sight and one process Trainer would split every batch over both (DataParallel).
         found["CUDA_VISIBLE_DEVICES"] = first[0]
@@ -98,7 +121,15 @@ class Workers:
     sees them all, for a model that is spread over them.
     """
 
-    def __init__(self, module: str, folder: RunFolder, processes: int, *, every_gpu: bool = False) -> None:
+    def __init__(
+        self,
+        module: str,
+        folder: RunFolder,
+        processes: int,
+        meeting: Meeting | None = None,
+        *,
+        every_gpu: bool = False,
+    ) -> None:
         self.folder = folder
         folder.clear_requests()
         self.log_path = folder.root / "worker.log"
@@ -107,11 +138,11 @@ class Workers:
         log: IO[bytes] = self.log_path.open("wb")
         with log:
             self.process = subprocess.Popen(
-                tied(command(module, folder, processes)),
+                tied(command(module, folder, processes, meeting)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment(0 if every_gpu else processes),
+                env=environment(0 if every_gpu else processes, meeting),
                 start_new_session=True,
             )
 

@@ -110,9 +110,10 @@ def open_run(values: Mapping[str, object], *, begun: bool = False) -> Opened:
         config = RunConfig.create(values).model_copy(update={"work_dir": str(work_dir)})
         return Opened(config, code_hash(), store, state, folder, fresh=True)
     frozen, code = _frozen(known, where)
-    # Where it is stored and worked on is this session's, not the machine's that began it; so is whom it takes over.
+    # Where it is stored and worked on is this session's, not the machine's that began it; so is whom it takes over, and
+    # who works with it.
     here = {name: getattr(looked, name) for name in places}
-    here |= {"take_over": None, "kernel": None, "allow_code_change": False}
+    here |= {"take_over": None, "kernel": None, "allow_code_change": False, "nodes": 1, "rendezvous": None}
     config = merge(frozen.model_copy(update=here), values).model_copy(update={"work_dir": str(work_dir)})
     return Opened(config, code, store, state, folder, fresh=False, base_commit=known.get("base_commit"))
 

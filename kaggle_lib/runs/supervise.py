@@ -20,8 +20,9 @@ from kaggle_lib.data.check import check
 from kaggle_lib.errors import LeaseLost, StoreError, UserError, WorkerError
 from kaggle_lib.runs import base_model, events, resume
 from kaggle_lib.runs.custody import Custody
-from kaggle_lib.runs.launch import Workers, hang_seconds, visible_gpus
+from kaggle_lib.runs.launch import Meeting, Workers, hang_seconds, visible_gpus
 from kaggle_lib.runs.live import Live
+from kaggle_lib.runs.machines import Others
 from kaggle_lib.runs.opening import Opened, new_session_id, only_session, open_run
 from kaggle_lib.runs.outcome import Outcome, Skipped, Word
 from kaggle_lib.runs.prepare import settle_code, settle_start, write_run
@@ -39,6 +40,7 @@ WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = (WEIGHTS, "adapter_config.json")
 LAUNCHES_WITHOUT_PROGRESS = 3
 POLL_SECONDS = 0.2
+LAST_WORDS_SECONDS = 3.0  # of another machine, whose workers' end was the end of this one's
 BEFORE_THE_FIRST_STEP = ("start", "load", "calibration")
 FULL_BYTES = 2**20
 RUN_ATTACHED = "attach this notebook's output as an input and run it again"
@@ -87,6 +89,7 @@ class Session:
         self.tracking = Tracking(self.folder, self.custody.warn, self.say)
         self.processes = training_processes(self.config.processes, self.config.train_batch_size)
         self.rescue = Rescue(self.folder, self.say)
+        self.others = Others(self.config, self.folder, self.say)
         self.attempt = 0
         self.resumed_from: int | None = None
         self.skipped: list[Skipped] = []
@@ -122,6 +125,7 @@ class Session:
                 self.tracking.close(0.0)
                 self.custody.close()
                 self.progress.close()
+                self.others.close()
 
     def _choose(self) -> resume.Resume:
         try:
@@ -158,7 +162,7 @@ class Session:
             host=socket.gethostname(),
             kernel=self.config.kernel,
             kaggle_session=kaggle_session(),
-            processes=self.processes,
+            processes=self.processes * self.config.nodes,
         )
         self.say(found.why)
         for skipped in self.skipped:
@@ -178,7 +182,11 @@ class Session:
             self.custody.check()
             if found.kind == "finished":
                 return self._finish(found)
-            workers, how = self._launch(found)
+            self._write(found)
+            meeting = self.others.gather(self.processes, self._asked_to_end)
+            if meeting is None and self.config.nodes > 1:
+                return self._end("paused", f"{self.stopping.why}, before all machines were here")
+            workers, how = self._launch(meeting)
             self.custody.check()
             outcome = self.folder.read_outcome() or {"outcome": "none"}
             if self.stopping.at_once:
@@ -191,6 +199,8 @@ class Session:
                 if outcome["outcome"] == "failed":
                     how = f"the worker raised {outcome['error']}: {outcome['reason']}"
                     self.recompute_all = self.recompute_all or outcome["error"] == "OutOfMemoryError"
+                # A rank that dies of its peer's death is not the cause.
+                how = self.others.lost(LAST_WORDS_SECONDS) or how
                 if self.stopping.why:
                     return self._end("paused", f"{self.stopping.why}, and {how}, so no last save was made")
                 self._check_disk()
@@ -214,12 +224,14 @@ class Session:
         self.stopping.watch_the_clock(0.0)
         return bool(self.stopping.why)
 
-    def _launch(self, found: resume.Resume) -> tuple[Workers, str]:
-        """One attempt; how its workers ended, in words."""
+    def _write(self, found: resume.Resume) -> None:
         # After an out-of-memory error that was in no step: the load, or the optimizer.
         config = self.config.model_copy(update={"recomputation": "full"} if self.recompute_all else {})
         write_run(self.opened, found, job="train", session=self.id, attempt=self.attempt, config=config)
-        workers = Workers(WORKER, self.folder, self.processes)
+
+    def _launch(self, meeting: Meeting | None) -> tuple[Workers, str]:
+        """One attempt; how its workers ended, in words."""
+        workers = Workers(WORKER, self.folder, self.processes, meeting)
         try:
             return workers, self._watch(workers)
         finally:
@@ -238,6 +250,8 @@ class Session:
             self.stopping.watch_the_clock(sum(slowest) + self.custody.uploads.seconds_for_the_next())
             if self.stopping.at_once:
                 break
+            if lost := self.others.lost():
+                return lost
             silent, phase = workers.silent_for()
             if self.stopping.why:
                 if phase in BEFORE_THE_FIRST_STEP:
@@ -282,7 +296,9 @@ class Session:
         if manifest is not None:
             self.say(self._what_next(word, manifest, on_store))
         self.say(f"{word[0].upper()}{word[1:]}: {reason.rstrip('.')}. {kept}")
-        return self._outcome(word, reason, manifest, on_store=on_store)
+        outcome = self._outcome(word, reason, manifest, on_store=on_store)
+        self.others.end(outcome=outcome.to_json())
+        return outcome
 
     def _rescue(self) -> None:
         if (step := self.custody.newest_local()) is not None:

@@ -5,6 +5,7 @@ It knows nothing of stores, Kaggle or notebooks. `main(run_folder)` also runs in
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import asdict
 from datetime import timedelta
@@ -88,10 +89,13 @@ def _train(folder: RunFolder) -> dict[str, Any]:
         adapter.read(model, resume)
     elif run["fork"]:
         adapter.read(model, folder.fork)
-    _compare_ranks(model, processes)
 
     cut = Cut(**run["cut"]) if run["cut"] else cut_of(config)
     lengths = [len(ids) for ids in rows.train["input_ids"]]
+    if processes > 1:
+        for note in _compare_ranks(model, [rows.fingerprint, *lengths], found):
+            if log:
+                log.write("warning", message=note)
     steps = Steps(
         config.seed, config.train_batch_size, lengths, cut, config.epochs, config.max_steps, tuple(run["extended"])
     )
@@ -158,12 +162,12 @@ def _said(step: int, total: int, stopped_early: str | None) -> dict[str, Any]:
     return {"outcome": outcome, "step": step, "total_steps": total, "reason": reason}
 
 
-def _compare_ranks(model: Any, processes: int) -> None:
-    """Nothing broadcasts the adapter, so its ranks must have drawn or read the same one."""
-    if processes == 1:
-        return
-    import hashlib
+def _compare_ranks(model: Any, rows: list[Any], versions: dict[str, str]) -> list[str]:
+    """Nothing is broadcast, so all ranks must have drawn or read the same; sentences on what may differ.
 
+    The base weights are compared where the ranks are of several machines. Raises CheckpointError.
+    """
+    import torch
     import torch.distributed as dist
 
     from kaggle_lib.strategies import adapter
@@ -171,10 +175,24 @@ def _compare_ranks(model: Any, processes: int) -> None:
     digest = hashlib.sha256()
     for tensor in adapter.state(model).values():
         digest.update(tensor.numpy().tobytes())
-    hashes: list[str | None] = [None] * processes
-    dist.all_gather_object(hashes, digest.hexdigest())
-    if len(set(hashes)) != 1:
-        raise CheckpointError("The processes of this run begin with different adapters.")
+    own = {"adapters": digest.hexdigest(), "rows": hashlib.sha256(repr(rows).encode()).hexdigest()}
+    if dist.get_world_size() > int(os.environ["LOCAL_WORLD_SIZE"]):
+        frozen = (p.data.reshape(-1).view(torch.uint8) for p in model.parameters() if not p.requires_grad)
+        own["base models"] = repr([int(values.sum(dtype=torch.int64)) for values in frozen])
+    ranks: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, (own, versions))
+    for what in own:
+        if len({theirs[what] for theirs, _ in ranks}) != 1:
+            raise CheckpointError(
+                f"The processes of this run begin with different {what}.",
+                todo="Machines that train together need the same data and the same base model.",
+            )
+    return [
+        f"Rank {rank} has {name} {theirs.get(name)}, rank 0 has {versions[name]}: bit for bit ends here."
+        for rank, (_, theirs) in enumerate(ranks)
+        for name in versions
+        if theirs.get(name) != versions[name]
+    ]
 
 
 if __name__ == "__main__":

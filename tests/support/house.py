@@ -17,7 +17,7 @@ import jupytext
 import nbformat
 
 PACKAGE = "kaggle_lib"
-MOST_LINES, MOST_LINES_OF_A_FILE = 15200, 400
+MOST_LINES, MOST_LINES_OF_A_FILE = 15600, 400
 
 # What a room may import beside itself. A top-level module of the package is a room of its own.
 BASE = {"config", "errors", "files", "values"}

@@ -48,7 +48,11 @@ def test_the_help_lists_every_command_and_every_exit_code() -> None:
     code, out, err = call("--help")
     assert (code, err) == (0, "")
     listed = out[out.index("Commands:") :].splitlines()[1:]
-    assert [line.split()[0] for line in listed if line.startswith("  ") and line[2] != " "] == [*COMMANDS, "rate"]
+    assert [line.split()[0] for line in listed if line.startswith("  ") and line[2] != " "] == [
+        *COMMANDS,
+        "join",
+        "rate",
+    ]
     for number in ("0 ", "75 ", "130 ", "1 ", "2 "):
         assert f"\n    {number}" in out
 
@@ -120,6 +124,8 @@ def test_wrong_usage_is_2_and_with_json_an_object() -> None:
     assert code == 2
     assert json.loads(out) == {"outcome": "failed", "reason": "wrong usage; standard error says what"}
     assert call("tarin")[0] == 2
+    message = "'gpu-1' is no address. Write host:port, as `rendezvous` of the first machine has it\n"
+    assert call("join", "gpu-1") == (2, "", message)
 
 
 def test_the_status_of_a_run_that_nobody_began_is_empty_and_creates_nothing(tmp_path: Path) -> None:

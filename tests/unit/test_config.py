@@ -353,6 +353,8 @@ OTHER: dict[str, Any] = {
     "token_budget": 512,
     "min_micro_batches": 1,
     "processes": 2,
+    "nodes": None,  # more than one needs `rendezvous`, too
+    "rendezvous": "10.0.0.5:29400",
     "save_steps": 7,
     "eval_steps": 0,
     "eval_rows": 8,
@@ -394,6 +396,8 @@ FREE = {
         "memory_fraction",
         "lean_mlp",
         "processes",
+        "nodes",
+        "rendezvous",
         "save_steps",
         "eval_steps",
         "logging_steps",
