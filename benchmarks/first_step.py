@@ -60,7 +60,7 @@ def main() -> None:
     for run in arguments.runs:
         for path in sorted((run / "events").glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
             found = parts(list(events.read(path)))
-            if "first step" in found:
+            if found:  # a session without a first step was over before it
                 whole = sum(found.get(part, 0.0) for part in PARTS[:-1])
                 shown = [f"{found[part]:.2f}" if part in found else "–" for part in PARTS]
                 print(f"| {path.stem} | {' | '.join(shown)} | {whole:.1f} |")

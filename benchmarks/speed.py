@@ -155,15 +155,13 @@ def ours(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
 def rows_and_steps(arguments: argparse.Namespace, name: str, budget: int | None = None) -> tuple[Any, Any, Any]:
     from dataclasses import replace
 
-    from transformers import AutoTokenizer
-
     from kaggle_lib.config import RunConfig
-    from kaggle_lib.data import chat, tokenise
+    from kaggle_lib.data import tokenise
     from kaggle_lib.data.steps import Steps, cut_of
+    from kaggle_lib.strategies import common
 
     config = RunConfig.create(values_of(arguments, name))
-    tokenizer = AutoTokenizer.from_pretrained(config.base_model)
-    tokenizer.chat_template, tokenizer.pad_token_id = chat.TEMPLATE, chat.pad_id(tokenizer)
+    tokenizer = common.look_at(config, config.base_model)[0]
     rows = tokenise.tokenised(config, tokenizer, arguments.folder / "work" / ".cache").train
     cut = cut_of(config) if budget is None else replace(cut_of(config), token_budget=budget)
     lengths = [len(ids) for ids in rows["input_ids"]]
@@ -195,7 +193,8 @@ def stock_model(arguments: argparse.Namespace, name: str) -> Any:
         model, _ = FastLanguageModel.from_pretrained(
             base, max_seq_length=4096, dtype=dtype, load_in_4bit=True, use_exact_model_name=True
         )
-        knobs = {"checkpoint_skip_layers": arguments.keep_layers} if name.startswith("knobs") else {}
+        # Its fallback on a CPU does not know the knob.
+        knobs = {"checkpoint_skip_layers": arguments.keep_layers} if name.startswith("knobs") and not on_cpu else {}
         model = FastLanguageModel.get_peft_model(
             model, **lora, use_gradient_checkpointing="unsloth", random_state=1, **knobs
         )
