@@ -275,16 +275,13 @@ def test_the_content_and_not_the_path_is_in_the_fingerprint(place, tmp_path):
 
 
 def test_another_content_makes_other_tokens_though_the_rows_are_the_same(place):
-    class Plain:
-        class backend_tokenizer:  # noqa: N801
-            @staticmethod
-            def to_str():
-                return "{}"
+    from transformers import AutoTokenizer
 
+    tokenizer = AutoTokenizer.from_pretrained(SAMPLE.parent)
     curated = curate.Curated([], [], [], counts={}, fingerprint="")
     texts = ("def format_row(row): return row", "def format_row(row): return dict(row)")
-    keys = {tokenise._key(place(text), Plain, curated) for text in texts}
-    assert len(keys | {tokenise._key(place("", hooks=""), Plain, curated)}) == 3
+    keys = {tokenise._key(place(text), tokenizer, curated) for text in texts}
+    assert len(keys | {tokenise._key(place("", hooks=""), tokenizer, curated)}) == 3
 
 
 def test_the_users_file_stands_for_the_copy_while_it_has_its_content(place, tmp_path, capsys):

@@ -26,6 +26,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def install(name: str, version: str, *requires: str, code: bool = True) -> None:
         about = tmp_path / f"{name}-{version}.dist-info"
         about.mkdir()
+        monkeypatch.delitem(sys.modules, name, raising=False)  # another test's own import of the real one
         lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
         (about / "METADATA").write_text("\n".join([*lines, *(f"Requires-Dist: {one}" for one in requires), ""]))
         if code:
