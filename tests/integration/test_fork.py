@@ -17,7 +17,7 @@ STILL = {"learning_rate": 1e-12, "max_steps": 2, "save_steps": 1, "eval_steps": 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory):
     """A finished run of 24 steps whose last two checkpoints are kept, at steps 20 and 24."""
-    place = Place(tmp_path_factory.mktemp("parent"), run="parent")
+    place = Place(tmp_path_factory.mktemp("parent"), run="parent", values={"keep_best": False})
     assert place.call()["outcome"] == "finished"
     return place
 
