@@ -146,10 +146,8 @@ class Chat:
 
     def _ended(self) -> WorkerError:
         code = self._process.wait()
-        last = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
-        return WorkerError(
-            f"The chat's worker has ended (exit {code}).", todo=f"The end of {self._log}:\n" + "\n".join(last)
-        )
+        last = launch.last_lines(self._log, 5)
+        return WorkerError(f"The chat's worker has ended (exit {code}).", todo=f"The end of {self._log}:\n{last}")
 
 
 def talk(

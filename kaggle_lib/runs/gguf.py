@@ -93,12 +93,11 @@ def _call(words: list[str], log: Path) -> None:
             check=False,
         )
     if done.returncode:
-        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:]
         program = next(Path(word).name for word in words if word != sys.executable)
         raise UserError(
             f"llama.cpp's {program} ended with {done.returncode}.",
             kept="The merged model is kept, and nothing was sent.",
-            todo=f"The end of {log}:\n" + "\n".join(last),
+            todo=f"The end of {log}:\n{launch.last_lines(log, 8)}",
         )
 
 

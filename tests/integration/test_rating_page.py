@@ -1,23 +1,17 @@
 """The raters' page in a real browser: by hand and keyboard, on a phone, with a closed tab, two tabs and no storage."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pytest
+from support.browser import chromium, needed
 
 from kaggle_lib.rating import commands, sheet
 from kaggle_lib.rating.sheet import CRITERIA, Exchange
 from kaggle_lib.rating.table import read_table
 from kaggle_lib.runs.folder import RunFolder
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
-]
+pytestmark = [pytest.mark.slow, needed]
 MESSAGE = "গতকাল আমার সবচেয়ে কাছের বন্ধু চলে গেল। ক্ষুদ্র কষ্ট নয়, র‍্যাব ডাকিনি। "
 EVIL = "<script>window.evil = 1</script><img src=x onerror='window.evil = 1'>=1+1"
 
@@ -35,12 +29,8 @@ DEAF = """const add = window.addEventListener;
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as running:
-        # The sandbox needs a user of its own; as root Chromium does not start with it.
-        without = ["--no-sandbox"] if os.geteuid() == 0 else []
-        started = running.chromium.launch(executable_path=CHROMIUM, args=without)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

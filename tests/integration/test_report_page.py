@@ -1,19 +1,12 @@
 """The run's page in a real browser: from a phone to a desk, light, dark and printed, with and without its script."""
 
-import os
-import shutil
-
 import pytest
+from support.browser import chromium, needed
 from support.made_up_run import evaluated, fake_run, loss_of, made_up_config
 
 from kaggle_lib.report import page
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
-]
+pytestmark = [pytest.mark.slow, needed]
 # What reaches beyond the window, but for what scrolls in a box of its own.
 BEYOND = """[...document.querySelectorAll("main *, nav")].filter((e) => !e.closest(".scroll, .unseen, nav ul")
   && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 90))"""
@@ -22,11 +15,8 @@ COLOR = "getComputedStyle(document.querySelector('polyline')).stroke"
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as running:
-        without = ["--no-sandbox"] if os.geteuid() == 0 else []
-        started = running.chromium.launch(executable_path=CHROMIUM, args=without)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
